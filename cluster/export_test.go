@@ -1,0 +1,70 @@
+package cluster
+
+import (
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/pacelinehq/paceline/fsm"
+)
+
+// PoisonOn makes the dry run of a command panic, as a bug in it would.
+func (c *Cluster) PoisonOn(poison func(fsm.Envelope) bool) {
+	c.dryRun = func(s *fsm.State, list []fsm.Envelope, now time.Time) map[int]error {
+		bad := map[int]error{}
+		for k, env := range list {
+			if poison(env) {
+				bad[k] = fsm.Errorf(fsm.Internal, "command", env.Name, "panicked in its dry run")
+			}
+		}
+		return bad
+	}
+}
+
+// Diverge replaces a node's state by another, as damaged memory would.
+func (c *Cluster) Diverge(change func(*fsm.State) *fsm.State) {
+	c.apply.mu.Lock()
+	defer c.apply.mu.Unlock()
+	c.apply.machine.Replace(change(c.apply.machine.State()))
+}
+
+// ForgetBatch makes a node forget what it waits for, so that it learns the
+// outcome from the leader only: as after a snapshot that covers the entry.
+func (c *Cluster) ForgetBatch() {
+	c.apply.settle = func(*fsm.Outcome, []byte) {}
+}
+
+// SnapshotNow takes a Raft snapshot.
+func (c *Cluster) SnapshotNow() error {
+	err := c.raft.Snapshot().Error()
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
+}
+
+// MemberView is a memberView for the table test of plan.
+type MemberView struct {
+	Name, Zone, Peer, Address           string
+	Status                              MemberStatus
+	Since                               time.Time
+	Known, Server, Voter, Never, Caught bool
+}
+
+// Plan names the step that plan chooses.
+func Plan(list []MemberView, now time.Time, maxVoters, expect int, grace time.Duration) string {
+	members := make([]memberView, len(list))
+	for i, m := range list {
+		members[i] = memberView{
+			name: m.Name, zone: m.Zone, peer: m.Peer, status: m.Status, since: m.Since, known: m.Known,
+			server: m.Server, voter: m.Voter, address: m.Address, never: m.Never, caught: m.Caught,
+		}
+	}
+	s := plan(members, now, maxVoters, expect, grace)
+	names := map[stepAction]string{stepAdd: "add ", stepReaddress: "readdress ", stepPromote: "promote ", stepRemove: "remove "}
+	if s.action == stepNone {
+		return ""
+	}
+	return names[s.action] + s.member.name
+}

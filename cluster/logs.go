@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/pacelinehq/paceline/fsm"
+)
+
+// logStore stands before the real store: it refuses an entry that was
+// damaged on its way, measures how long appends take, and keeps the newest
+// entries in memory for replication. Its cache is bounded in bytes, where
+// raft.LogCache counts entries, whose size varies a thousandfold with group
+// commit.
+type logStore struct {
+	raft.LogStore
+	watch   *stopwatch
+	observe func(time.Duration)
+	// arrived is the newest index that was given to the store, and coming
+	// wakes those who wait for it.
+	arrived atomic.Uint64
+	coming  signal
+
+	mu    sync.RWMutex
+	ring  [maxCachedLogs]*raft.Log
+	bytes int
+	low   uint64 // the oldest index that may be in the ring
+	high  uint64
+}
+
+func newLogStore(store raft.LogStore, watch *stopwatch, observe func(time.Duration)) *logStore {
+	return &logStore{LogStore: store, watch: watch, observe: observe}
+}
+
+// StoreLog implements [raft.LogStore].
+func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements [raft.LogStore].
+func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	for _, l := range logs {
+		if l.Type == raft.LogCommand {
+			if err := fsm.CheckEntry(l.Data); err != nil {
+				return err
+			}
+		}
+	}
+	s.arrived.Store(logs[len(logs)-1].Index)
+	s.coming.fire()
+	start := time.Now()
+	s.watch.begin(start)
+	err := s.LogStore.StoreLogs(logs)
+	s.watch.end()
+	s.observe(time.Since(start))
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	for _, l := range logs {
+		s.keep(l)
+	}
+	s.mu.Unlock()
+	return nil
+}
+
+// keep caches an entry and drops the oldest ones beyond the limits.
+func (s *logStore) keep(l *raft.Log) {
+	if l.Index != s.high+1 {
+		s.reset()
+		s.low = l.Index
+	}
+	slot := &s.ring[l.Index%maxCachedLogs]
+	if *slot != nil {
+		s.bytes -= len((*slot).Data)
+		s.low = (*slot).Index + 1
+	}
+	*slot, s.high = l, l.Index
+	s.bytes += len(l.Data)
+	for s.bytes > maxCachedLogBytes && s.low < s.high {
+		old := &s.ring[s.low%maxCachedLogs]
+		if *old != nil {
+			s.bytes -= len((*old).Data)
+			*old = nil
+		}
+		s.low++
+	}
+}
+
+func (s *logStore) reset() {
+	clear(s.ring[:])
+	s.bytes, s.low, s.high = 0, 0, 0
+}
+
+// GetLog implements [raft.LogStore].
+func (s *logStore) GetLog(index uint64, out *raft.Log) error {
+	s.mu.RLock()
+	l := s.ring[index%maxCachedLogs]
+	s.mu.RUnlock()
+	if l != nil && l.Index == index {
+		*out = *l
+		return nil
+	}
+	return s.LogStore.GetLog(index, out)
+}
+
+// DeleteRange implements [raft.LogStore].
+func (s *logStore) DeleteRange(from, to uint64) error {
+	s.mu.Lock()
+	s.reset()
+	s.mu.Unlock()
+	return s.LogStore.DeleteRange(from, to)
+}
+
+// stopwatch knows whether an operation is running, and since when.
+type stopwatch struct {
+	since atomic.Int64 // unix ns, 0 when nothing runs
+}
+
+func (w *stopwatch) begin(now time.Time) { w.since.Store(now.UnixNano()) }
+func (w *stopwatch) end()                { w.since.Store(0) }
+
+// running returns for how long the operation has been running, 0 when none is.
+func (w *stopwatch) running() time.Duration {
+	since := w.since.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, since))
+}

@@ -1,0 +1,96 @@
+package cluster_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/pacelinehq/paceline/cluster"
+	"github.com/pacelinehq/paceline/fsm"
+)
+
+// entryOf is the entry of one write.
+func entryOf(t *testing.T, name string, size int) []byte {
+	t.Helper()
+	cmd := fsm.PutTemplate{Template: fsm.Template{Name: name, Driver: "process", Command: "@sample", UserData: string(bytes.Repeat([]byte("x"), size))}}
+	env, err := fsm.Seal(cmd, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return (&fsm.Entry{Commands: []fsm.Envelope{env}}).Encode()
+}
+
+func TestLogStoreRefusesADamagedEntry(t *testing.T) {
+	s := cluster.NewLogStore(raft.NewInmemStore())
+	good := entryOf(t, "t", 1)
+	bad := bytes.Clone(good)
+	bad[len(bad)-3] ^= 1
+	if err := s.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Type: raft.LogCommand, Data: bad}}); err == nil {
+		t.Error("a damaged entry was stored")
+	}
+	if err := s.StoreLogs([]*raft.Log{
+		{Index: 1, Term: 1, Type: raft.LogCommand, Data: good},
+		{Index: 2, Term: 1, Type: raft.LogNoop},
+		{Index: 3, Term: 1, Type: raft.LogConfiguration, Data: []byte("not one of ours")},
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLogStoreCacheIsTrue reads back what was stored, also after the end of
+// the log was replaced, and within the cache's limit.
+func TestLogStoreCacheIsTrue(t *testing.T) {
+	below := raft.NewInmemStore()
+	s := cluster.NewLogStore(below)
+	store := func(index, term uint64, size int) {
+		t.Helper()
+		l := &raft.Log{Index: index, Term: term, Type: raft.LogCommand, Data: entryOf(t, fmt.Sprintf("t-%d-%d", index, term), size)}
+		if err := s.StoreLog(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(index, term uint64) {
+		t.Helper()
+		var got, want raft.Log
+		if err := s.GetLog(index, &got); err != nil {
+			t.Fatalf("index %d: %v", index, err)
+		}
+		if err := below.GetLog(index, &want); err != nil {
+			t.Fatal(err)
+		}
+		if got.Term != term || got.Index != index || !bytes.Equal(got.Data, want.Data) {
+			t.Errorf("index %d is of term %d", index, got.Term)
+		}
+	}
+	for i := range uint64(1500) {
+		store(i+1, 1, 16<<10)
+		if n := cluster.CachedBytes(s); n > 9<<20 {
+			t.Fatalf("the cache holds %d bytes", n)
+		}
+	}
+	for i := range uint64(1500) {
+		check(i+1, 1)
+	}
+	if err := s.DeleteRange(1400, 1500); err != nil {
+		t.Fatal(err)
+	}
+	var l raft.Log
+	if err := s.GetLog(1450, &l); err == nil {
+		t.Error("a deleted entry is read from the cache")
+	}
+	for i := range uint64(50) {
+		store(1400+i, 2, 10)
+	}
+	for i := range uint64(1449) {
+		term := uint64(1)
+		if i+1 >= 1400 {
+			term = 2
+		}
+		check(i+1, term)
+	}
+	if err := s.GetLog(1480, &l); err == nil {
+		t.Error("a deleted entry is still there")
+	}
+}

@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// raftStream is the stream layer of Raft's transport: streams of kind raft on
+// the peer port.
+type raftStream struct {
+	hub    *hub
+	dir    *directory
+	accept chan net.Conn
+	done   chan struct{}
+	once   sync.Once
+}
+
+func newRaftStream(h *hub, dir *directory) *raftStream {
+	s := &raftStream{hub: h, dir: dir, accept: make(chan net.Conn), done: make(chan struct{})}
+	h.serve[kindRaft] = func(c net.Conn, _ hello) {
+		select {
+		case s.accept <- c:
+		case <-s.done:
+			closeQuietly(c)
+		case <-h.ctx.Done():
+			closeQuietly(c)
+		}
+	}
+	return s
+}
+
+// Accept implements [net.Listener].
+func (s *raftStream) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.accept:
+		return c, nil
+	case <-s.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements [net.Listener].
+func (s *raftStream) Close() error {
+	s.once.Do(func() { close(s.done) })
+	return nil
+}
+
+// Addr implements [net.Listener]: the address that others dial.
+func (s *raftStream) Addr() net.Addr { return stringAddr(s.dir.me().Peer) }
+
+// Dial implements [raft.StreamLayer].
+func (s *raftStream) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(s.hub.ctx, timeout)
+	defer cancel()
+	conn, _, err := s.hub.dial(ctx, string(addr), kindRaft, s.dir.nameAt(string(addr)))
+	return conn, err
+}
+
+// raftTransport is Raft's network transport with a side entrance: messages
+// that this node makes for its own Raft.
+type raftTransport struct {
+	*raft.NetworkTransport
+	inbox chan raft.RPC
+	done  chan struct{}
+	wg    sync.WaitGroup
+	// mute makes every append and heartbeat fail, so that a leader which can
+	// not do its work is not taken for a healthy one.
+	mute atomic.Bool
+	gate gate
+	// leads reports whether this node leads; it is set before Raft starts.
+	leads func() bool
+}
+
+func newRaftTransport(stream *raftStream, log *raftLogger, timeout time.Duration) *raftTransport {
+	t := &raftTransport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			ServerAddressProvider: stream.dir, Stream: stream, Logger: log, Timeout: timeout,
+			MaxPool: 3, MsgpackUseNewTimeFormat: true,
+		}),
+		inbox: make(chan raft.RPC),
+		done:  make(chan struct{}),
+	}
+	t.wg.Go(func() {
+		for {
+			select {
+			case rpc := <-t.NetworkTransport.Consumer():
+				select {
+				case t.inbox <- rpc:
+				case <-t.done:
+					return
+				}
+			case <-t.done:
+				return
+			}
+		}
+	})
+	return t
+}
+
+// Consumer implements [raft.Transport].
+func (t *raftTransport) Consumer() <-chan raft.RPC { return t.inbox }
+
+// Close implements [raft.WithClose].
+func (t *raftTransport) Close() error {
+	select {
+	case <-t.done:
+		return nil
+	default:
+		close(t.done)
+	}
+	err := t.NetworkTransport.Close()
+	t.wg.Wait()
+	return err
+}
+
+// AppendEntries implements [raft.Transport].
+func (t *raftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if t.mute.Load() {
+		return errMuted
+	}
+	heartbeat := isHeartbeat(req)
+	if !heartbeat {
+		if err := t.gate.pass(id, t.done, t.leads); err != nil {
+			return err
+		}
+	}
+	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
+	t.gate.note(id, heartbeat, err)
+	return err
+}
+
+// inject hands a message to this node's own Raft and returns its answer.
+func (t *raftTransport) inject(ctx context.Context, cmd any) (raft.RPCResponse, error) {
+	reply := make(chan raft.RPCResponse, 1)
+	select {
+	case t.inbox <- raft.RPC{Command: cmd, RespChan: reply}:
+	case <-ctx.Done():
+		return raft.RPCResponse{}, ctx.Err()
+	case <-t.done:
+		return raft.RPCResponse{}, net.ErrClosed
+	}
+	select {
+	case r := <-reply:
+		return r, r.Error
+	case <-ctx.Done():
+		return raft.RPCResponse{}, ctx.Err()
+	case <-t.done:
+		return raft.RPCResponse{}, net.ErrClosed
+	}
+}
+
+// header is the header of a message in the name of a node.
+func header(name, addr string) raft.RPCHeader {
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(name), Addr: []byte(addr)}
+}
+
+// runNow makes this node a candidate at once, as the target of a leadership
+// transfer is. Votes, terms and the comparison of logs are as in any election.
+func (t *raftTransport) runNow(ctx context.Context, me peerInfo) error {
+	_, err := t.inject(ctx, &raft.TimeoutNowRequest{RPCHeader: header(me.Name, me.Peer)})
+	return err
+}
+
+// commitNotice tells this node's Raft what the leader has said out of band:
+// that the entry at index, of the leader's own term, is committed. It is the
+// message that the leader would send by itself a little later.
+func (t *raftTransport) commitNotice(ctx context.Context, leader, addr string, term, index uint64) error {
+	_, err := t.inject(ctx, &raft.AppendEntriesRequest{
+		RPCHeader: header(leader, addr), Term: term,
+		PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
+	})
+	return err
+}
