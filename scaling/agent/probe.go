@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+
+	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/scaling/driver"
+)
+
+// maxProbeBody is how much of an answer is read.
+const maxProbeBody = 64 << 10
+
+// prober asks instances whether they can serve. A check goes to the address
+// that the driver gave the instance and nowhere else: no proxy, no redirect.
+type prober struct {
+	slots  chan struct{}
+	client *http.Client
+	dialer net.Dialer
+}
+
+func newProber() *prober {
+	return &prober{
+		slots: make(chan struct{}, maxChecks),
+		client: &http.Client{
+			Transport: &http.Transport{
+				Proxy: nil, DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+func (p *prober) close() { p.client.CloseIdleConnections() }
+
+// probe returns the check of an instance as a function.
+func (p *prober) probe(d driver.Driver, st driver.Status, c fsm.HealthCheck) func(context.Context) error {
+	ask := p.check(d, st, c)
+	return func(ctx context.Context) error {
+		select {
+		case p.slots <- struct{}{}:
+			defer func() { <-p.slots }()
+		case <-ctx.Done():
+			return errors.New("too many health checks wait on this node")
+		}
+		return ask(ctx)
+	}
+}
+
+func (p *prober) check(d driver.Driver, st driver.Status, c fsm.HealthCheck) func(context.Context) error {
+	addr := st.Address
+	if host, _, err := net.SplitHostPort(addr); err == nil && c.Port != 0 {
+		addr = net.JoinHostPort(host, strconv.Itoa(c.Port))
+	}
+	switch c.Type {
+	case fsm.CheckHTTP:
+		return func(ctx context.Context) error { return p.http(ctx, "http://"+addr+c.Path) }
+	case fsm.CheckTCP:
+		return func(ctx context.Context) error { return p.tcp(ctx, addr) }
+	}
+	return func(ctx context.Context) error { return d.Exec(ctx, st.ID, c.Command) }
+}
+
+func (p *prober) http(ctx context.Context, url string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("User-Agent", "paceline-health-check")
+	resp, err := p.client.Do(r)
+	if err != nil {
+		return brief(ctx, err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	_, _ = io.CopyN(io.Discard, resp.Body, maxProbeBody)
+	if resp.StatusCode < 200 || resp.StatusCode > 399 {
+		return fmt.Errorf("answered %s", resp.Status)
+	}
+	return nil
+}
+
+func (p *prober) tcp(ctx context.Context, addr string) error {
+	c, err := p.dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return brief(ctx, err)
+	}
+	return c.Close()
+}
+
+// brief says what is wrong without the layers of a network error.
+func brief(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.New("no answer in time")
+	}
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
+	}
+	return err
+}
