@@ -1,0 +1,182 @@
+package client
+
+import (
+	"time"
+
+	"github.com/pacelinehq/paceline/fsm"
+)
+
+// Headers of the API.
+const (
+	// HeaderIndex is the Raft index that an answer reflects.
+	HeaderIndex = "Paceline-Index"
+	// HeaderServedBy is the node that answered.
+	HeaderServedBy = "Paceline-Served-By"
+	// HeaderStale is the age in milliseconds of the state that answered.
+	HeaderStale = "Paceline-Stale-Ms"
+	// HeaderRequestID names one request in the answer, the log and a problem.
+	HeaderRequestID = "X-Request-Id"
+	// HeaderIdempotencyKey makes a retried write apply once.
+	HeaderIdempotencyKey = "Idempotency-Key"
+	// HeaderLogOffset is where to go on reading a log.
+	HeaderLogOffset = "Paceline-Log-Offset"
+)
+
+// MaxIdempotencyKey is the longest Idempotency-Key in bytes.
+const MaxIdempotencyKey = 120
+
+// List is one page of a listing.
+type List[T any] struct {
+	Items []T `json:"items"`
+	// Next is the cursor of the next page; empty on the last one.
+	Next string `json:"next,omitempty"`
+}
+
+// Member is one node as the cluster sees it.
+type Member struct {
+	Name string `json:"name"`
+	// Role is "voter" or "nonvoter"; ClusterStatus.Leader says who leads.
+	Role string `json:"role"`
+	// Status is "alive", "suspect", "dead" or "left".
+	Status string `json:"status"`
+	Zone   string `json:"zone,omitempty"`
+	// API is the address that clients reach.
+	API string `json:"api,omitempty"`
+	// LastContactMs is how long ago the answering node heard of it.
+	LastContactMs int64 `json:"lastContactMs"`
+}
+
+// Quorum says how far the cluster is from losing its ability to write.
+type Quorum struct {
+	Voters  int `json:"voters"`
+	Healthy int `json:"healthy"`
+	// CanLose is how many more voters may fail.
+	CanLose int `json:"canLose"`
+}
+
+// ClusterStatus is the answer of GET /v1/cluster.
+type ClusterStatus struct {
+	ID string `json:"id,omitempty"`
+	// Leader is the leader's name; empty while there is none.
+	Leader  string   `json:"leader"`
+	Term    uint64   `json:"term"`
+	Index   uint64   `json:"index"`
+	Members []Member `json:"members"`
+	Quorum  Quorum   `json:"quorum"`
+	// Problem is what is wrong with the answering node, as a sentence.
+	Problem string `json:"problem,omitempty"`
+}
+
+// GroupStatus is the answer of GET /v1/groups/{group}/status.
+type GroupStatus struct {
+	Group    string `json:"group"`
+	Template string `json:"template"`
+	Version  int    `json:"version"`
+	Desired  int    `json:"desired"`
+	// Current counts the instances that are planned, starting or running.
+	Current int `json:"current"`
+	Running int `json:"running"`
+	Healthy int `json:"healthy"`
+	MinSize int `json:"minSize"`
+	MaxSize int `json:"maxSize"`
+	// Converged says that exactly Desired instances run and are healthy, and
+	// that nothing is on its way in or out.
+	Converged bool `json:"converged"`
+	Deleting  bool `json:"deleting,omitempty"`
+	// States counts the instances by state, ended ones included while they
+	// are remembered.
+	States    map[fsm.InstanceState]int `json:"states"`
+	Instances []fsm.Instance            `json:"instances"`
+	// Truncated says that Instances does not hold all of them.
+	Truncated bool `json:"truncated,omitempty"`
+	// Explanation says in a sentence why the group is as it is.
+	Explanation string `json:"explanation"`
+}
+
+// ScaleRequest sets a group's desired size.
+type ScaleRequest struct {
+	Desired int `json:"desired"`
+	// From, when given, refuses the change if the size has moved on.
+	From   *int   `json:"from,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// MetricSample is one pushed value.
+type MetricSample struct {
+	Metric string  `json:"metric"`
+	Value  float64 `json:"value"`
+	// Instance is the instance that the value is of; empty for the group.
+	Instance string `json:"instance,omitempty"`
+	// At is when it was measured; the time of arrival when absent.
+	At time.Time `json:"at,omitzero"`
+}
+
+// MetricsRequest pushes samples to a group.
+type MetricsRequest struct {
+	Samples []MetricSample `json:"samples"`
+}
+
+// Accepted says how many samples were taken.
+type Accepted struct {
+	Accepted int `json:"accepted"`
+}
+
+// DrainRequest says why a node is drained.
+type DrainRequest struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+// TransferRequest names the next leader; empty lets the leader choose.
+type TransferRequest struct {
+	To string `json:"to,omitempty"`
+}
+
+// Done is the answer of an action that has nothing else to say.
+type Done struct {
+	Message string `json:"message"`
+}
+
+// Check is one reason for a node to be ready or not.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason"`
+}
+
+// Readiness is the answer of GET /readyz?verbose.
+type Readiness struct {
+	Ready  bool    `json:"ready"`
+	Checks []Check `json:"checks"`
+}
+
+// Event is something that happened to the replicated state. Its ID is the
+// same on every node.
+type Event struct {
+	// ID is "<index>.<number>"; a stream resumes after it.
+	ID    string    `json:"id"`
+	Index uint64    `json:"index"`
+	At    time.Time `json:"at"`
+	// Type is the noun and what happened to it, such as "group.scaled".
+	Type     string `json:"type"`
+	Group    string `json:"group,omitempty"`
+	Instance string `json:"instance,omitempty"`
+	Node     string `json:"node,omitempty"`
+	Template string `json:"template,omitempty"`
+	Policy   string `json:"policy,omitempty"`
+	Actor    string `json:"actor,omitempty"`
+	// Message is the event as a sentence.
+	Message string `json:"message"`
+}
+
+// EventReset is the type of the event which says that events are missing: the
+// reader must look at the state again. It is never remembered.
+const EventReset = "stream.reset"
+
+// Index is the answer of GET /: what there is.
+type Index struct {
+	Product   string   `json:"product"`
+	Version   string   `json:"version"`
+	Node      string   `json:"node"`
+	Resources []string `json:"resources"`
+	OpenAPI   string   `json:"openapi"`
+}
