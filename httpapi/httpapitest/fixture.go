@@ -1,0 +1,98 @@
+package httpapitest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/pacelinehq/paceline/client"
+	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/httpapi"
+)
+
+// Web fills a cluster with template web, group web of two instances (one of
+// them healthy), two policies and two decisions.
+func Web(c *Cluster) {
+	c.Must(fsm.PutTemplate{Template: fsm.Template{Name: "web", Driver: "process", Command: fsm.SampleCommand}})
+	c.Must(fsm.PutGroup{Group: fsm.Group{Name: "web", Template: "web", MinSize: 1, MaxSize: 5, Desired: 2}})
+	c.Must(fsm.PutPolicy{Policy: fsm.Policy{
+		Group: "web", Name: "busy", Metric: "cpu", Operator: fsm.Greater, Threshold: 70,
+		EvaluationPeriods: 2, Direction: fsm.Up, Adjustment: 1,
+	}})
+	c.Must(fsm.PutPolicy{Policy: fsm.Policy{
+		Group: "web", Name: "idle", Metric: "cpu", Operator: fsm.Less, Threshold: 20, Direction: fsm.Down, Adjustment: 1,
+	}})
+	c.Must(fsm.LaunchInstances{Group: "web", Term: Term, Cause: "desired is 2, 0 are active", Launches: []fsm.Launch{
+		{ID: InstanceID(1), Node: c.Name}, {ID: InstanceID(2), Node: c.Name},
+	}})
+	c.Report(InstanceID(1), fsm.Starting, "")
+	c.Report(InstanceID(1), fsm.Running, fsm.Healthy)
+	c.Report(InstanceID(2), fsm.Starting, "")
+	value := 85.2
+	c.Must(fsm.RecordDecision{Term: Term, Decision: fsm.Decision{
+		Group: "web", From: 2, To: 2, Metrics: map[string]float64{"cpu": value},
+		Reason: "no change: busy waits, cpu is 85.2, above 70 for 1 of 2 evaluations",
+		Proposals: []fsm.Proposal{
+			{Policy: "busy", Metric: "cpu", Value: &value, Operator: fsm.Greater, Threshold: 70, Breaches: 1, Periods: 2,
+				Verdict: fsm.VerdictPending, Reason: "cpu is 85.2, above 70 for 1 of 2 evaluations"},
+			{Policy: "idle", Metric: "cpu", Value: &value, Operator: fsm.Less, Threshold: 20, Periods: 1,
+				Verdict: fsm.VerdictNotBreached, Reason: "cpu is 85.2, not below 20"},
+		},
+	}})
+	c.Must(fsm.RecordDecision{Term: Term, Decision: fsm.Decision{
+		Group: "web", From: 2, To: 3, Winner: "busy", Metrics: map[string]float64{"cpu": value},
+		Reason: "up from 2 to 3: cpu is 85.2, above 70 for 2 of 2 evaluations (policy busy)",
+		Proposals: []fsm.Proposal{
+			{Policy: "busy", Metric: "cpu", Value: &value, Operator: fsm.Greater, Threshold: 70, Breaches: 2, Periods: 2, Size: 3,
+				Verdict: fsm.VerdictWon, Reason: "cpu is 85.2, above 70 for 2 of 2 evaluations"},
+			{Policy: "idle", Metric: "cpu", Value: &value, Operator: fsm.Less, Threshold: 20, Periods: 1,
+				Verdict: fsm.VerdictNotBreached, Reason: "cpu is 85.2, not below 20"},
+		},
+	}})
+}
+
+// InstanceID returns the id of the n-th instance of the fixture.
+func InstanceID(n int) string { return fmt.Sprintf("01INSTANCE%016d", n) }
+
+// Report says as the node what became of an instance.
+func (c *Cluster) Report(id string, state fsm.InstanceState, health fsm.Health) {
+	c.Must(fsm.ReportInstances{Node: c.Name, NodeIncarnation: 1, Reports: []fsm.InstanceReport{
+		{ID: id, State: state, Health: health, Address: "127.0.0.1:20001", PID: 4242, Incarnation: 1},
+	}})
+}
+
+// Sink remembers pushed samples.
+type Sink struct {
+	mu      sync.Mutex
+	samples []client.MetricSample
+}
+
+// PushMetrics implements httpapi.MetricsSink.
+func (s *Sink) PushMetrics(_ context.Context, _ string, samples []client.MetricSample) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.samples = append(s.samples, samples...)
+	return nil
+}
+
+// Samples returns what was pushed.
+func (s *Sink) Samples() []client.MetricSample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]client.MetricSample(nil), s.samples...)
+}
+
+// Logs serves a fixed text as the log of every instance.
+type Logs struct{ Text string }
+
+// Logs implements httpapi.LogSource.
+func (l Logs) Logs(_ context.Context, _ string, q httpapi.LogQuery) (httpapi.LogChunk, error) {
+	end := int64(len(l.Text))
+	if q.Offset >= 0 {
+		return httpapi.LogChunk{Data: []byte(l.Text[min(q.Offset, end):]), Next: end, Ended: true}, nil
+	}
+	lines := strings.SplitAfter(l.Text, "\n")
+	lines = lines[max(0, len(lines)-1-q.Tail):]
+	return httpapi.LogChunk{Data: []byte(strings.Join(lines, "")), Next: end, Ended: true}, nil
+}

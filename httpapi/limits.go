@@ -1,0 +1,65 @@
+package httpapi
+
+import "time"
+
+// Every limit of the API stands here.
+const (
+	// MaxBodyBytes is the largest JSON body.
+	MaxBodyBytes = 1 << 20
+	// MaxSnapshotBytes is the largest snapshot that can be restored.
+	MaxSnapshotBytes = 4 << 30
+	// MaxDepth is how deep JSON may nest.
+	MaxDepth = 32
+	// DefaultPage and MaxPage are the sizes of a page of a listing.
+	DefaultPage = 100
+	MaxPage     = 1000
+	// MaxSamples is how many samples one request may push.
+	MaxSamples = 1000
+	// MaxFieldErrors bounds the field errors of one problem.
+	MaxFieldErrors = 64
+
+	// DefaultConnections caps the open connections of a server.
+	DefaultConnections = 4096
+	// MaxStreams caps the open event and log streams.
+	MaxStreams = 1024
+	// MaxBlocked caps the blocking reads that wait at one time.
+	MaxBlocked = 4096
+
+	// DefaultWriteTimeout is how long a write may wait for a quorum.
+	DefaultWriteTimeout = 5 * time.Second
+	readTimeout         = 5 * time.Second
+	snapshotTimeout     = 10 * time.Minute
+	leaveTimeout        = 30 * time.Second
+	defaultWait         = 30 * time.Second
+	maxWait             = 10 * time.Minute
+
+	headerTimeout   = 5 * time.Second
+	bodyTimeout     = 30 * time.Second
+	answerTimeout   = 60 * time.Second
+	idleTimeout     = 2 * time.Minute
+	streamTimeout   = 10 * time.Second // one write of a stream
+	maxHeaderBytes  = 16 << 10
+	maxQueryBytes   = 4 << 10
+	maxRequestIDLen = 64
+	maxTokenFile    = 64 << 10
+	maxTokens       = 256
+	minToken        = 16
+
+	eventSetsKept     = 2048 // change sets that the event stream remembers
+	eventChangesKept  = 16384
+	maxSetsAtOnce     = 256
+	maxScrapes        = 4
+	heartbeat         = 15 * time.Second
+	eventRetry        = time.Second
+	hubBackoff        = 100 * time.Millisecond
+	defaultTail       = 100
+	maxTail           = 10_000
+	logWait           = 10 * time.Second
+	logPoll           = 200 * time.Millisecond
+	maxReason         = 256
+	statusInstances   = 1000
+	patchAttempts     = 5
+	maxSampleSkew     = 5 * time.Minute
+	staleNotReady     = 10 * time.Second
+	defaultRetryAfter = time.Second
+)
