@@ -1,0 +1,2 @@
+// Package long is.
+package long

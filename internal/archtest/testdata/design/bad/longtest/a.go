@@ -1,0 +1,2 @@
+// Package longtest is.
+package longtest

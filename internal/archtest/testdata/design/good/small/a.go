@@ -1,0 +1,2 @@
+// Package small is.
+package small

@@ -1,0 +1,6 @@
+package scaling
+
+import (
+	_ "github.com/hashicorp/raft"
+	_ "github.com/spf13/cobra"
+)

@@ -1,0 +1,6 @@
+package cluster
+
+import (
+	_ "github.com/hashicorp/memberlist"
+	_ "github.com/hashicorp/raft"
+)

@@ -1,0 +1,6 @@
+package httpapi
+
+import (
+	_ "github.com/danielgtaylor/huma/v2/adapters/humagin"
+	_ "github.com/gin-gonic/gin"
+)

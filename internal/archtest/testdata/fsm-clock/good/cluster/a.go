@@ -1,0 +1,5 @@
+package cluster
+
+import "time"
+
+var start = time.Now()

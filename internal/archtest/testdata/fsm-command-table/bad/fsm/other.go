@@ -1,0 +1,3 @@
+package fsm
+
+var more = []any{entry[OtherThing]()}

@@ -1,0 +1,9 @@
+package fsm
+
+func f(c chan int) {
+	go func() {}()
+	select {
+	case <-c:
+	default:
+	}
+}

@@ -1,0 +1,3 @@
+package cluster
+
+func f() { go func() {}() }

@@ -1,0 +1,3 @@
+package fsm_test
+
+func f() { go func() {}() }

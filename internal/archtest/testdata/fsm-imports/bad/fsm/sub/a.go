@@ -1,0 +1,5 @@
+package sub
+
+import (
+	_ "crypto/rand"
+)

@@ -1,0 +1,7 @@
+package cluster
+
+import (
+	_ "math/rand/v2"
+	_ "os"
+	_ "sync"
+)

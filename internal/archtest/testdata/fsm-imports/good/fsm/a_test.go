@@ -1,0 +1,5 @@
+package fsm_test
+
+import (
+	_ "os"
+)

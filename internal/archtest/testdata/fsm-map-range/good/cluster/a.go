@@ -1,0 +1,6 @@
+package cluster
+
+func f(m map[string]int) {
+	for range m {
+	}
+}

@@ -1,0 +1,5 @@
+package bench
+
+import (
+	_ "github.com/pacelinehq/paceline/fsm"
+)

@@ -1,0 +1,5 @@
+package client
+
+import (
+	_ "github.com/pacelinehq/paceline/httpapi"
+)

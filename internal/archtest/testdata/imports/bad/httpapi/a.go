@@ -1,0 +1,6 @@
+package httpapi
+
+import (
+	_ "github.com/pacelinehq/paceline/cluster"
+	_ "github.com/pacelinehq/paceline/scaling"
+)

@@ -1,0 +1,5 @@
+package httpapi_test
+
+import (
+	_ "github.com/pacelinehq/paceline/cluster"
+)

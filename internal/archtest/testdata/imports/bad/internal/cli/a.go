@@ -1,0 +1,5 @@
+package cli
+
+import (
+	_ "github.com/pacelinehq/paceline/httpapi"
+)

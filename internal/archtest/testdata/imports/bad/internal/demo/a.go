@@ -1,0 +1,5 @@
+package demo
+
+import (
+	_ "github.com/pacelinehq/paceline/internal/node"
+)

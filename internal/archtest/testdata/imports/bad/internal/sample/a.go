@@ -1,0 +1,5 @@
+package sample
+
+import (
+	_ "github.com/pacelinehq/paceline/fsm"
+)

@@ -1,0 +1,5 @@
+package routing
+
+import (
+	_ "github.com/pacelinehq/paceline/cluster"
+)

@@ -1,0 +1,6 @@
+package scaling
+
+import (
+	_ "github.com/pacelinehq/paceline/cluster"
+	_ "github.com/pacelinehq/paceline/routing"
+)

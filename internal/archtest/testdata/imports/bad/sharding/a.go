@@ -1,0 +1,5 @@
+package sharding
+
+import (
+	_ "github.com/pacelinehq/paceline/scaling"
+)

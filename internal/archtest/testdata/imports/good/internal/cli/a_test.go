@@ -1,0 +1,5 @@
+package cli_test
+
+import (
+	_ "github.com/pacelinehq/paceline/httpapi"
+)

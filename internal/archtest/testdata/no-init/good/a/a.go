@@ -1,0 +1,7 @@
+package a
+
+type t struct{}
+
+func (t) init() {}
+
+func f() { t{}.init() }

@@ -1,0 +1,10 @@
+package a
+
+// TODO: later.
+
+func f() {
+	_ = 0 // FIXME
+	/*
+		XXX
+	*/
+}

@@ -1,0 +1,2 @@
+// This package is wrong.
+package wrong

@@ -1,0 +1,2 @@
+// Paceline runs things.
+package main

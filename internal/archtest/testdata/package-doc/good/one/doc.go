@@ -1,0 +1,2 @@
+// Package one has its comment in doc.go.
+package one

@@ -1,0 +1,7 @@
+package a_test
+
+import "time"
+
+func f() {
+	time.Sleep(time.Second)
+}

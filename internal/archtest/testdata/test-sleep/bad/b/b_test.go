@@ -1,0 +1,8 @@
+package b_test
+
+import "time"
+
+func f() {
+	//archtest:ok
+	time.Sleep(1)
+}

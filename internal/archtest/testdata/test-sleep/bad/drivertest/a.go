@@ -1,0 +1,7 @@
+package drivertest
+
+import "time"
+
+func f() {
+	time.Sleep(time.Second)
+}

@@ -1,0 +1,7 @@
+package a
+
+import "time"
+
+func f() {
+	time.Sleep(time.Second)
+}

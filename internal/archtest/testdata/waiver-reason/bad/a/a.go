@@ -1,0 +1,6 @@
+package a
+
+//archtest:ok
+var x int
+
+var y int //archtest:ok

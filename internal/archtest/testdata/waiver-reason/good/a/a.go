@@ -1,0 +1,4 @@
+package a
+
+//archtest:ok this is the reason
+var x int
