@@ -1,0 +1,24 @@
+package main
+
+import "time"
+
+// Bounds of everything that waits, queues or grows.
+const (
+	nodes = 3
+
+	startDeadline   = 30 * time.Second // from the start of the processes to a leader
+	stopDeadline    = 10 * time.Second // from SIGTERM to SIGKILL at the end
+	attemptDeadline = 5 * time.Second  // of one request: longer is "hung"
+	targetDeadline  = time.Second      // of one request at the node under fault
+	writeDeadline   = 15 * time.Second // of one write with all its attempts
+	retryPause      = 20 * time.Millisecond
+	healDeadline    = 30 * time.Second // from the end of a fault to a whole cluster
+
+	valueBytes    = 100
+	keysPerClient = 1000    // a client writes this many names in turn
+	readKeys      = 10_000  // names that reads choose from
+	failoverRate  = 200     // writes a second
+	maxInFlight   = 4000    // writes of a failover trial that wait at once
+	maxSamples    = 400_000 // latencies kept by one client
+	maxErrorTexts = 5       // different errors that are reported in words
+)
