@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -114,10 +115,30 @@ func (r *reader) endTest(e event, text string) {
 	}
 }
 
+// cutOff shows the tests of a package that have not ended. When its process
+// panics, go test gives the panic to whichever of them was heard last. Those
+// that said nothing but that they began are left out.
+func (r *reader) cutOff(pkg string) {
+	for _, key := range slices.Sorted(maps.Keys(r.kept)) {
+		name, test, _ := strings.Cut(key, " ")
+		if name != pkg || test == "" {
+			continue
+		}
+		text := r.kept[key].String()
+		delete(r.kept, key)
+		if reason(text) == noReason {
+			continue
+		}
+		r.Failed = append(r.Failed, key+" (did not end)")
+		_, _ = fmt.Fprint(r.out, text)
+	}
+}
+
 func (r *reader) endPackage(e event, text string) {
 	r.Packages = append(r.Packages, Package{e.Package, e.Action, e.Elapsed})
 	if e.Action == "fail" {
-		// A panic, a race at exit or a leaked goroutine belongs to no test.
+		r.cutOff(e.Package)
+		// A race at exit or a leaked goroutine belongs to no test.
 		_, _ = fmt.Fprint(r.out, text)
 		if !slices.ContainsFunc(r.Failed, func(f string) bool { return strings.HasPrefix(f, e.Package+" ") }) {
 			r.Failed = append(r.Failed, e.Package)
@@ -131,6 +152,8 @@ func (r *reader) endPackage(e event, text string) {
 // logPrefix is what testing puts before a message: file and line.
 var logPrefix = regexp.MustCompile(`^\s*[\w./-]+\.go:\d+: `)
 
+const noReason = "no reason given"
+
 // reason finds what a skipped test said.
 func reason(text string) string {
 	var said []string
@@ -142,7 +165,7 @@ func reason(text string) string {
 		said = append(said, logPrefix.ReplaceAllString(line, ""))
 	}
 	if len(said) == 0 {
-		return "no reason given"
+		return noReason
 	}
 	return said[len(said)-1]
 }

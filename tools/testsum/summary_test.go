@@ -25,6 +25,11 @@ func TestSummary(t *testing.T) {
 {"Action":"output","Package":"m/a","Output":"found unexpected goroutines\n"}
 {"Action":"fail","Package":"m/a"}`, false,
 			[]string{"found unexpected goroutines", "FAILED  m/a\n"}},
+		{"panic belongs to a test that did not end", `{"Action":"output","Package":"m/a","Test":"TestA","Output":"=== RUN   TestA\n"}
+{"Action":"output","Package":"m/a","Test":"TestB","Output":"=== RUN   TestB\n"}
+{"Action":"output","Package":"m/a","Test":"TestB","Output":"panic: out of cheese\n"}
+{"Action":"fail","Package":"m/a"}`, false,
+			[]string{"panic: out of cheese", "FAILED  m/a TestB (did not end)\n", "1 failed"}},
 		{"broken build", `{"ImportPath":"m/a","Action":"build-output","Output":"a.go:1:1: syntax error\n"}
 {"ImportPath":"m/a","Action":"build-fail"}
 {"Action":"fail","Package":"m/a","FailedBuild":"m/a"}`, false,
