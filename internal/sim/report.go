@@ -51,6 +51,7 @@ type Report struct {
 	applied  map[string][]uint64
 	log      *runLog
 	bad      []verdict
+	stacks   string // of a run that hangs
 }
 
 // report collects what a run has to say.
@@ -126,6 +127,9 @@ func (r *Report) Dump(dir string) (string, error) {
 	}
 	r.section(out, "schedule", faults)
 	r.section(out, "log", r.log.all())
+	if r.stacks != "" {
+		r.section(out, "goroutines", []string{r.stacks})
+	}
 	r.section(out, "operations: call, return, id, node, tries, fate", ops)
 	return name, errors.Join(err, out.Flush(), f.Close())
 }

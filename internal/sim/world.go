@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -182,7 +184,10 @@ func (w *World) violate(check, format string, args ...any) {
 // abort ends the run where it is, with a dump: the bubble of a run that hangs
 // can not be left in another way.
 func (w *World) abort() {
-	name, err := w.report(w.draw()).Dump("")
+	r := w.report(w.draw())
+	stacks := make([]byte, maxStacks)
+	r.stacks = string(stacks[:runtime.Stack(stacks, true)])
+	name, err := r.Dump(os.Getenv("PACELINE_SIM_DIR"))
 	if err != nil {
 		name = err.Error()
 	}
