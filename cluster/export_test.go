@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -67,4 +68,9 @@ func Plan(list []MemberView, now time.Time, maxVoters, expect int, grace time.Du
 		return ""
 	}
 	return names[s.action] + s.member.name
+}
+
+// NewPipeline is the pipeline to a follower, round one of Raft's transport.
+func NewPipeline(inner raft.AppendPipeline, wg *sync.WaitGroup) raft.AppendPipeline {
+	return newPipeline(inner, wg)
 }
