@@ -103,3 +103,28 @@ func BenchmarkDryRun(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkReplace applies entries of 32 commands that each make the next
+// version of a template: the load of `make bench-core`.
+func BenchmarkReplace(b *testing.B) {
+	m := filled(b, 1)
+	const perEntry = 32
+	encoded := func(k int) []byte {
+		list := make([]fsm.Command, perEntry)
+		for j := range list {
+			label := map[string]string{"note": fmt.Sprint(k, strings.Repeat("v", 100))}
+			list[j] = fsm.PutTemplate{Template: fsm.Template{Name: fmt.Sprintf("t%d", j), Driver: "process", Command: "@sample", Labels: label}}
+		}
+		return entryOf(b, 0, list...).Data
+	}
+	data := [][]byte{encoded(0), encoded(1)}
+	b.ReportAllocs()
+	index := uint64(2)
+	for b.Loop() {
+		if _, err := m.Apply([]fsm.LogEntry{{Index: index, Term: 1, Data: data[index%2]}}); err != nil {
+			b.Fatal(err)
+		}
+		index++
+	}
+	b.ReportMetric(float64(index-2)*perEntry/b.Elapsed().Seconds(), "commands/s")
+}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+
+	jsonv2 "github.com/go-json-experiment/json"
 )
 
 // Command is one change of the state. Apply must be a pure function of the
@@ -31,10 +33,15 @@ type Result struct {
 // decoder makes a command from its body.
 type decoder func(body []byte) (Command, error)
 
+// decodeJSON reads what json.Marshal of this package wrote. It is the decoder
+// that the standard library has from Go 1.27 on, which takes half the time of
+// the older one; every replica decodes every command and many rows.
+func decodeJSON(raw []byte, v any) error { return jsonv2.Unmarshal(raw, v) }
+
 // as is the decoder of one command type.
 func as[C Command](body []byte) (Command, error) {
 	var c C
-	if err := json.Unmarshal(body, &c); err != nil {
+	if err := decodeJSON(body, &c); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -84,7 +91,10 @@ func (e Envelope) Open() (Command, error) {
 	}
 	c, err := decode(e.Body)
 	if err != nil {
-		return nil, Errorf(Invalid, "command", e.Name, "does not decode: %v", err)
+		// Not the decoder's own words: the answer may become a row, and those
+		// differ between its versions.
+		return nil, Errorf(Invalid, "command", e.Name, "does not decode").
+			WithHint("its proposer may run another version")
 	}
 	return c, nil
 }

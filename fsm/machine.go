@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -279,9 +278,10 @@ func (r *digestRing) at(index uint64) (uint64, bool) {
 // readRow stores a row of a snapshot.
 func (t *Table[T]) readRow(raw []byte) error {
 	v := new(T)
-	if err := json.Unmarshal(raw, v); err != nil {
+	if err := decodeJSON(raw, v); err != nil {
 		return fmt.Errorf("row of table %s does not decode: %w", t.spec.name, err)
 	}
-	t.set(v)
+	key := t.spec.key(v)
+	t.set(key, t.spec.encode(key, v))
 	return nil
 }

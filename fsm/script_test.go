@@ -105,7 +105,7 @@ func render(t *testing.T, o fsm.Outcome) string {
 	for _, c := range o.Changes {
 		switch {
 		case c.Table == "activities" || c.Table == "origins" || strings.HasPrefix(c.Table, "request"):
-		case c.New == nil:
+		case c.Removed():
 			fmt.Fprintf(&b, "- %s %s\n", c.Table, c.Key)
 		default:
 			fmt.Fprintf(&b, "+ %s %s\n", c.Table, c.Key)

@@ -200,7 +200,7 @@ func (r *sectionReader) header() (h SnapshotHeader, err error) {
 	if err != nil || name != headerSection {
 		return h, errSnapshot("it has no header")
 	}
-	err = r.rows(func(row []byte) error { return json.Unmarshal(row, &h) })
+	err = r.rows(func(row []byte) error { return decodeJSON(row, &h) })
 	return h, err
 }
 

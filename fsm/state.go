@@ -134,9 +134,9 @@ func (s *State) fork() *State {
 func (t *Table[T]) digest() uint64 { return t.sum }
 
 // undo puts back what a change replaced.
-func (t *Table[T]) undo(key string, old any) {
-	if v, ok := old.(*T); ok && v != nil {
-		t.set(v)
+func (t *Table[T]) undo(key string, before any) {
+	if r, had := before.(*row[T]); had {
+		t.set(key, r)
 		return
 	}
 	t.remove(key)
@@ -170,7 +170,7 @@ func (s *State) OfCluster(id string) *State {
 		moved := *row
 		moved.ID = id
 		c.Clusters.own(c.generation)
-		c.Clusters.set(&moved)
+		c.Clusters.set(clusterKey, clusterTable.encode(clusterKey, &moved))
 	}
 	return c
 }

@@ -5,14 +5,35 @@ import (
 	"time"
 )
 
-// Change is one row that a command wrote or removed. Old is nil for a new
-// row, New is nil for a removed one; both are pointers to the noun.
+// Change is one row that a command wrote or removed. It holds the rows as
+// their table does: a row of an encoded table is decoded only when somebody
+// asks for it, which for most changes nobody does.
 type Change struct {
 	Table string
 	Key   string
-	Old   any
-	New   any
+
+	spec          rowDecoder
+	before, after any // *row[T] of the table's T; nil for no row
 }
+
+// rowDecoder is what a Change needs of its table, whatever its noun.
+type rowDecoder interface {
+	valueOf(row any) any
+}
+
+// Old returns the row that was replaced or removed, as a pointer to the noun;
+// nil when there was none.
+func (c Change) Old() any { return c.spec.valueOf(c.before) }
+
+// New returns the row that was written, as a pointer to the noun; nil when the
+// row was removed.
+func (c Change) New() any { return c.spec.valueOf(c.after) }
+
+// Created reports whether there was no such row before.
+func (c Change) Created() bool { return c.before == nil }
+
+// Removed reports whether there is no such row any more.
+func (c Change) Removed() bool { return c.after == nil }
 
 // Meta is what the proposer and the log say about a command.
 type Meta struct {
@@ -43,10 +64,11 @@ func put[T any](tx *Tx, t *Table[T], v *T) *T {
 		t.spec.stamp(v, tx.State.revision)
 	}
 	t.own(tx.State.generation)
-	old := t.set(v)
-	c := Change{Table: t.spec.name, Key: t.spec.key(v), New: v}
-	if old != nil {
-		c.Old = old
+	key := t.spec.key(v)
+	now := t.spec.encode(key, v)
+	c := Change{Table: t.spec.name, Key: key, spec: t.spec, after: now}
+	if old := t.set(key, now); old != nil {
+		c.before = old
 	}
 	tx.changes = append(tx.changes, c)
 	return v
@@ -60,7 +82,7 @@ func del[T any](tx *Tx, t *Table[T], key string) {
 	t.own(tx.State.generation)
 	old := t.remove(key)
 	tx.State.revision++
-	tx.changes = append(tx.changes, Change{Table: t.spec.name, Key: key, Old: old})
+	tx.changes = append(tx.changes, Change{Table: t.spec.name, Key: key, spec: t.spec, before: old})
 }
 
 // delPrefix removes every row whose key begins with prefix. It collects the
@@ -90,7 +112,7 @@ func (tx *Tx) rollback(mark int, revision uint64) {
 	}
 	for i := len(tx.changes) - 1; i >= mark; i-- {
 		c := tx.changes[i]
-		byName[c.Table].undo(c.Key, c.Old)
+		byName[c.Table].undo(c.Key, c.before)
 	}
 	tx.changes = tx.changes[:mark]
 	tx.State.revision = revision

@@ -70,16 +70,16 @@ func eventOf(c fsm.Change) (client.Event, bool) {
 		return policyEvent(c, row)
 	case *fsm.Quarantined:
 		return client.Event{Type: "entry.quarantined",
-			Message: fmt.Sprintf("command %s of entry %d panicked and was left out: %s", row.Command, row.Index, row.Panic)}, c.New != nil
+			Message: fmt.Sprintf("command %s of entry %d panicked and was left out: %s", row.Command, row.Index, row.Panic)}, !c.Removed()
 	}
 	return client.Event{}, false
 }
 
 func either(c fsm.Change) any {
-	if c.New != nil {
-		return c.New
+	if !c.Removed() {
+		return c.New()
 	}
-	return c.Old
+	return c.Old()
 }
 
 func activityEvent(c fsm.Change, a *fsm.Activity) (client.Event, bool) {
@@ -97,7 +97,7 @@ func activityEvent(c fsm.Change, a *fsm.Activity) (client.Event, bool) {
 	default:
 		e.Message = fmt.Sprintf("group %s: %s %s: %s", a.Group, a.Type, count(a.Count, "instance"), a.Cause)
 	}
-	return e, c.New != nil
+	return e, !c.Removed()
 }
 
 func count(n int, noun string) string {
@@ -108,11 +108,11 @@ func count(n int, noun string) string {
 }
 
 func instanceEvent(c fsm.Change, i *fsm.Instance) (client.Event, bool) {
-	if c.New == nil {
+	if c.Removed() {
 		return client.Event{}, false // an ended instance that is forgotten is no news
 	}
 	e := client.Event{Group: i.Group, Instance: i.ID, Node: i.Node, Template: i.Template}
-	old, _ := c.Old.(*fsm.Instance)
+	old, _ := c.Old().(*fsm.Instance)
 	switch {
 	case old == nil || old.State != i.State:
 		e.Type = "instance." + string(i.State)
@@ -135,9 +135,9 @@ func because(reason string) string {
 
 func nodeEvent(c fsm.Change, n *fsm.Node) (client.Event, bool) {
 	e := client.Event{Node: n.Name}
-	old, _ := c.Old.(*fsm.Node)
+	old, _ := c.Old().(*fsm.Node)
 	switch {
-	case c.New == nil:
+	case c.Removed():
 		e.Type, e.Message = "node.removed", fmt.Sprintf("node %s was removed", n.Name)
 	case old == nil:
 		e.Type, e.Message = "node.joined", fmt.Sprintf("node %s has joined", n.Name)
@@ -154,8 +154,8 @@ func nodeEvent(c fsm.Change, n *fsm.Node) (client.Event, bool) {
 
 func groupEvent(c fsm.Change, g *fsm.Group) (client.Event, bool) {
 	e := client.Event{Group: g.Name, Template: g.Template}
-	old, _ := c.Old.(*fsm.Group)
-	if c.New == nil {
+	old, _ := c.Old().(*fsm.Group)
+	if c.Removed() {
 		e.Type, e.Message = "group.removed", fmt.Sprintf("group %s was removed", g.Name)
 		return e, true
 	}
@@ -178,9 +178,9 @@ func templateEvent(c fsm.Change, t *fsm.Template) (client.Event, bool) {
 	}
 	e := client.Event{Template: t.Name}
 	switch {
-	case c.New == nil:
+	case c.Removed():
 		e.Type, e.Message = "template.deleted", fmt.Sprintf("template %s was deleted", t.Name)
-	case c.Old == nil:
+	case c.Created():
 		e.Type, e.Message = "template.created", fmt.Sprintf("template %s was created", t.Name)
 	default:
 		e.Type, e.Message = "template.updated", fmt.Sprintf("template %s has version %d", t.Name, t.Version)
@@ -190,9 +190,9 @@ func templateEvent(c fsm.Change, t *fsm.Template) (client.Event, bool) {
 
 func policyEvent(c fsm.Change, p *fsm.Policy) (client.Event, bool) {
 	e := client.Event{Group: p.Group, Policy: p.Name}
-	old, _ := c.Old.(*fsm.Policy)
+	old, _ := c.Old().(*fsm.Policy)
 	switch {
-	case c.New == nil:
+	case c.Removed():
 		e.Type, e.Message = "policy.deleted", fmt.Sprintf("policy %s of group %s was deleted", p.Name, p.Group)
 	case old == nil:
 		e.Type, e.Message = "policy.created", fmt.Sprintf("policy %s of group %s was created", p.Name, p.Group)

@@ -210,12 +210,12 @@ func (r *rules) decided(prev, next *fsm.State, d *fsm.Decision) {
 func (r *rules) change(s *fsm.State, c fsm.Change) {
 	switch c.Table {
 	case "instances":
-		old, _ := c.Old.(*fsm.Instance)
-		now, _ := c.New.(*fsm.Instance)
+		old, _ := c.Old().(*fsm.Instance)
+		now, _ := c.New().(*fsm.Instance)
 		r.instance(s, c.Key, old, now)
 	case "nodes":
-		old, _ := c.Old.(*fsm.Node)
-		now, _ := c.New.(*fsm.Node)
+		old, _ := c.Old().(*fsm.Node)
+		now, _ := c.New().(*fsm.Node)
 		if old == nil || now == nil || old.State != now.State || old.Incarnation != now.Incarnation {
 			r.unrest[""] = s.Time()
 		}
@@ -223,8 +223,8 @@ func (r *rules) change(s *fsm.State, c fsm.Change) {
 			r.returned[c.Key] = s.Time()
 		}
 	case "groups":
-		old, _ := c.Old.(*fsm.Group)
-		now, _ := c.New.(*fsm.Group)
+		old, _ := c.Old().(*fsm.Group)
+		now, _ := c.New().(*fsm.Group)
 		if old == nil || now == nil || old.Desired != now.Desired {
 			r.unrest[c.Key] = s.Time()
 		}

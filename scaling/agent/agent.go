@@ -229,7 +229,7 @@ func (a *Agent) apply(ctx context.Context, changes fsm.ChangeSet) (again bool) {
 
 // concerns reports whether a changed row is of an instance of this node.
 func (a *Agent) concerns(c fsm.Change) bool {
-	for _, v := range []any{c.New, c.Old} {
+	for _, v := range []any{c.New(), c.Old()} {
 		if row, ok := v.(*fsm.Instance); ok && row != nil && row.Node == a.cfg.Node {
 			return true
 		}
