@@ -33,15 +33,30 @@ var incarnations = func() *atomic.Uint64 {
 	return n
 }()
 
-// freePort reserves a port of 127.0.0.1 that is free for TCP and UDP.
+// Ports for the nodes lie below those that systems give to outgoing
+// connections: a port that was free a moment ago can then not be taken by one
+// of these. Test processes that run beside this one begin elsewhere.
+const (
+	firstPort = 10_000
+	portCount = 10_000
+)
+
+var portsTried = func() *atomic.Uint32 {
+	n := &atomic.Uint32{}
+	n.Store(uint32(os.Getpid()) * 257)
+	return n
+}()
+
+// freePort finds a port of 127.0.0.1 that is free for TCP and UDP, and that
+// this process has not given out before.
 func freePort(t testing.TB) string {
 	t.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+portsTried.Add(1)%portCount)
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		addr := l.Addr().String()
 		u, uerr := net.ListenPacket("udp", addr)
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
