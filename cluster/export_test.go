@@ -51,6 +51,7 @@ type MemberView struct {
 	Status                              MemberStatus
 	Since                               time.Time
 	Known, Server, Voter, Never, Caught bool
+	Self                                bool
 }
 
 // Plan names the step that plan chooses.
@@ -59,11 +60,11 @@ func Plan(list []MemberView, now time.Time, maxVoters, expect int, grace time.Du
 	for i, m := range list {
 		members[i] = memberView{
 			name: m.Name, zone: m.Zone, peer: m.Peer, status: m.Status, since: m.Since, known: m.Known,
-			server: m.Server, voter: m.Voter, address: m.Address, never: m.Never, caught: m.Caught,
+			server: m.Server, voter: m.Voter, address: m.Address, never: m.Never, caught: m.Caught, self: m.Self,
 		}
 	}
 	s := plan(members, now, maxVoters, expect, grace)
-	names := map[stepAction]string{stepAdd: "add ", stepReaddress: "readdress ", stepPromote: "promote ", stepRemove: "remove "}
+	names := map[stepAction]string{stepAdd: "add ", stepReaddress: "readdress ", stepPromote: "promote ", stepDemote: "demote ", stepRemove: "remove "}
 	if s.action == stepNone {
 		return ""
 	}

@@ -20,6 +20,10 @@ const steadyTime = time.Second
 // maxLagToVote is how many entries a node may be behind to become a voter.
 const maxLagToVote = 200
 
+// minVoters is how many voters are left whatever happens to others: fewer
+// could not lose one.
+const minVoters = 3
+
 // memberView is what the leader sees of one node, for its decisions.
 type memberView struct {
 	name    string
@@ -32,6 +36,7 @@ type memberView struct {
 	voter   bool
 	address string // in Raft's configuration
 	never   bool   // wants to stay a non-voter
+	self    bool   // is the leader, whose view this is
 	caught  bool   // is up to date
 }
 
@@ -51,12 +56,14 @@ const (
 	stepAdd             // as a non-voter, first of all
 	stepReaddress
 	stepPromote
+	stepDemote
 	stepRemove
 )
 
 // plan is the pure part of tending the members: the next step, if one is due.
 //
 //	known by gossip ──add──► non-voter ──caught up, voters wanted──► voter
+//	                             ▲──────all alive, one too many───────┘
 //	voter or non-voter ──dead for longer than grace, quorum stays healthy──► removed
 func plan(members []memberView, now time.Time, maxVoters, expect int, grace time.Duration) step {
 	for _, m := range members {
@@ -91,7 +98,15 @@ func plan(members []memberView, now time.Time, maxVoters, expect int, grace time
 			return step{stepPromote, m, "a voter is wanted"}
 		}
 	}
-	floor := min(3, expect)
+	// A non-voter that stood in for a voter is one too many when that is back.
+	// While a voter is away none is given up, and three voters always stay:
+	// fewer would keep fewer copies of what is acknowledged.
+	if healthy == voters && voters > max(want, minVoters) {
+		if m, ok := leastNeeded(members, zones, now); ok {
+			return step{stepDemote, m, "there is a voter too many"}
+		}
+	}
+	floor := min(minVoters, expect)
 	for _, m := range members {
 		gone := m.server && (m.status == StatusDead || m.status == StatusLeft) && now.Sub(m.since) > grace
 		switch {
@@ -103,6 +118,25 @@ func plan(members []memberView, now time.Time, maxVoters, expect int, grace time
 		}
 	}
 	return step{}
+}
+
+// leastNeeded picks the voter to demote: from the zone with the most voters,
+// never the leader, and none while one of them has only just come back.
+func leastNeeded(members []memberView, zones map[string]int, now time.Time) (least memberView, ok bool) {
+	for _, m := range members {
+		switch {
+		case !m.voter:
+			continue
+		case now.Sub(m.since) <= steadyTime:
+			return memberView{}, false
+		case m.self:
+			continue
+		}
+		if !ok || zones[m.zone] >= zones[least.zone] {
+			least, ok = m, true
+		}
+	}
+	return least, ok
 }
 
 // bestCandidate picks the non-voter to promote: from the zone with the fewest
@@ -172,7 +206,8 @@ func (c *Cluster) view(ctx context.Context) []memberView {
 		}
 		m := row(r.Name)
 		m.known, m.zone, m.peer, m.never = true, r.Zone, r.Peer, r.NonVoter
-		m.status, m.since = r.status(r.Name == c.cfg.Name, quiet), r.since
+		m.self = r.Name == c.cfg.Name
+		m.status, m.since = r.status(m.self, quiet), r.since
 	}
 	slices.Sort(order)
 	list := make([]memberView, 0, len(order))
@@ -218,6 +253,9 @@ func (c *Cluster) takeStep(ctx context.Context, s step) error {
 	case stepPromote:
 		c.log.Info("a node becomes a voter", "member", m.name)
 		f = c.raft.AddVoter(id, addr, 0, c.cfg.Timing.PeerTimeout)
+	case stepDemote:
+		c.log.Info("a node becomes a non-voter", "member", m.name, "why", s.why)
+		f = c.raft.DemoteVoter(id, 0, c.cfg.Timing.PeerTimeout)
 	case stepRemove:
 		c.log.Warn("a node is removed", "member", m.name, "why", s.why)
 		return c.removeHere(ctx, m.name)

@@ -267,6 +267,8 @@ func TestPlanOfMembers(t *testing.T) {
 		return func(m *cluster.MemberView) { m.Status, m.Since = cluster.StatusDead, now.Add(-age) }
 	}
 	nonVoter := func(m *cluster.MemberView) { m.Voter = false }
+	leads := func(m *cluster.MemberView) { m.Self = true }
+	zone := func(z string) func(*cluster.MemberView) { return func(m *cluster.MemberView) { m.Zone = z } }
 	long := dead(time.Hour)
 	cases := []struct {
 		what    string
@@ -292,6 +294,14 @@ func TestPlanOfMembers(t *testing.T) {
 		{"a dead voter is replaced first", []cluster.MemberView{member("a", alive), member("b", alive), member("c", long), member("d", nonVoter)}, "promote d"},
 		{"and then removed", []cluster.MemberView{member("a", alive), member("b", alive), member("c", long), member("d", alive)}, "remove c"},
 		{"not within the grace time", []cluster.MemberView{member("a", alive), member("b", alive), member("c", dead(time.Second)), member("d", alive)}, ""},
+		{"a stand-in goes when the voter is back", []cluster.MemberView{member("a", leads), member("b", alive), member("c", alive), member("d", alive)}, "demote d"},
+		{"six are one too many", []cluster.MemberView{member("a", alive), member("b", alive), member("c", alive), member("d", alive), member("e", alive), member("f", leads)}, "demote e"},
+		{"from the zone with the most voters", []cluster.MemberView{member("a", leads),
+			member("b", zone("x")), member("c", zone("x")), member("d", alive), member("e", zone("x")), member("f", zone("y"))}, "demote e"},
+		{"none goes while one is away", []cluster.MemberView{member("a", leads), member("b", alive), member("c", alive), member("d", alive), member("e", dead(time.Second))}, ""},
+		{"nor when it has only just come back", []cluster.MemberView{member("a", leads), member("b", alive),
+			member("c", func(m *cluster.MemberView) { m.Since = now }), member("d", alive)}, ""},
+		{"two voters stay two", []cluster.MemberView{member("a", leads), member("b", alive)}, ""},
 		{"never below three", []cluster.MemberView{member("a", alive), member("b", alive), member("c", long)}, ""},
 		{"never without a healthy quorum", []cluster.MemberView{member("a", alive), member("b", alive), member("c", long), member("d", long)}, ""},
 		{"a dead non-voter goes", []cluster.MemberView{member("a", alive), member("b", alive), member("c", alive),
