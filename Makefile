@@ -12,6 +12,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 TOOL    := $(GO) tool -modfile=tools/go.mod
 PKGS    ?= ./...
 NODES   ?= 3
+SEEDS   ?= 100
 # Each package's tests end within this time, or are stopped with a stack dump.
 TIMEOUT ?= 10m
 
@@ -34,6 +35,9 @@ test: bin/testsum ## Run all tests, with the race detector where it is available
 
 test-short: bin/testsum ## Run the quick tests only, without the race detector
 	bin/testsum -- -tags '$(TAGS)' -short -timeout $(TIMEOUT) $(PKGS)
+
+sim: bin/testsum ## Simulate 100 clusters under faults, SEEDS=1000 for more; without the race detector, which test has
+	PACELINE_SIM_SEEDS=$(SEEDS) bin/testsum -- -tags '$(TAGS)' -timeout 30m -run 'TestSeeds|TestPlantedBugs' ./internal/sim
 
 race: ## Run all tests with the race detector, or fail
 	@$(MAKE) --no-print-directory test RACE=-race
@@ -90,4 +94,4 @@ dist: ## Build archives and checksums for all platforms into dist/
 clean: ## Remove everything that was built
 	rm -rf bin build dist
 
-.PHONY: help build test test-short race lint fmt bench bench-core demo dev image compose-up compose-down dist clean
+.PHONY: help build test test-short sim race lint fmt bench bench-core demo dev image compose-up compose-down dist clean

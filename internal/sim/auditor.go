@@ -86,8 +86,10 @@ func (a *auditor) round() {
 	}
 }
 
-// checkLeaders holds every node's word on who leads against what was heard of
-// that term before (I1).
+// checkLeaders holds the word of every node that leads against what was heard
+// of its term before (I1). Nobody's word on another is taken: a candidate whose
+// vote for itself is being stored still hears the old leader's heartbeats, and
+// then names it together with the new term.
 func (a *auditor) checkLeaders() {
 	for _, m := range a.w.live() {
 		c, _ := m.process()
@@ -96,18 +98,18 @@ func (a *auditor) checkLeaders() {
 		}
 		before := c.Status()
 		after := c.Status()
-		if before.Term != after.Term || before.Leader != after.Leader || before.Leader == "" || before.Problem != "" {
+		if before.Term != after.Term || before.Leader != m.name || after.Leader != m.name || before.Problem != "" {
 			continue
 		}
-		term, name := before.Term, before.Leader
-		if was, ok := a.leaders[term]; ok && was != name {
-			a.w.violate("I1 one leader", "node %s sees %s lead term %d, which %s led", m.name, name, term, was)
+		was, known := a.leaders[before.Term]
+		if known && was != m.name {
+			a.w.violate("I1 one leader", "node %s leads term %d, which %s led", m.name, before.Term, was)
 			continue
 		}
-		if _, known := a.leaders[term]; !known {
-			a.w.log.add("audit", "term "+itoa(term)+" is led by "+name)
+		if !known {
+			a.w.log.add("audit", "term "+itoa(before.Term)+" is led by "+m.name)
 		}
-		a.leaders[term] = name
+		a.leaders[before.Term] = m.name
 	}
 }
 

@@ -131,7 +131,7 @@ func (w *World) unsettledMembers(st *cluster.Status, staying []*machine, say fun
 	if want%2 == 0 {
 		want--
 	}
-	if voters < want || voters > max(5, w.opt.Nodes) {
+	if voters != want {
 		say("%d voters, %d are wanted", voters, want)
 	}
 }
