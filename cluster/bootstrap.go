@@ -256,6 +256,10 @@ func (c *Cluster) foundHere(set founders) error {
 			Suffrage: raft.Voter, ID: raft.ServerID(m.Name), Address: raft.ServerAddress(m.Peer),
 		})
 	}
+	// First of all: a founder that dies in between starts anew without a log.
+	if err := c.vote(); err != nil {
+		return err
+	}
 	err := c.raft.BootstrapCluster(conf).Error()
 	if err == nil {
 		c.log.Info("the cluster is founded", "voters", strings.Join(set.names(), ","))
@@ -289,17 +293,13 @@ func (c *Cluster) watchIdentity(ctx context.Context) {
 				c.fail(fsm.Errorf(fsm.Conflict, "data directory", c.cfg.DataDir, "belongs to cluster %s, but the log is that of %s", have.Cluster, id))
 				return
 			}
-			have.Cluster = id
-			if err := have.save(c.storage); err != nil {
+			if err := c.changeIdentity(func(i *identity) { i.Cluster = id }); err != nil {
 				c.log.Error("the identity file can not be written", "error", err)
 				if !pause(ctx, c.cfg.Timing.Reconcile) {
 					return
 				}
 				continue
 			}
-			c.mu.Lock()
-			c.id.Cluster = id
-			c.mu.Unlock()
 			c.dir.setSelf(func(i *peerInfo) { i.Cluster = id })
 			c.gossip.announce()
 		}

@@ -54,11 +54,14 @@ type Cluster struct {
 	heal  healState
 
 	running atomic.Bool // raft is there
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      tasks // ends with ctx
-	raftWG  tasks // ends with Raft
-	stopped chan struct{}
+	// abstains says that this node takes no part in elections; see votes.
+	abstains atomic.Bool
+	idLock   chan struct{} // who holds its place changes the identity
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       tasks // ends with ctx
+	raftWG   tasks // ends with Raft
+	stopped  chan struct{}
 
 	mu      sync.Mutex
 	id      identity
@@ -89,7 +92,7 @@ func Open(cfg Config) (*Cluster, error) {
 	}
 	c := &Cluster{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.Name), network: cfg.Network, storage: cfg.Storage,
-		created: time.Now(), stopped: make(chan struct{}), removed: map[string]uint64{},
+		created: time.Now(), stopped: make(chan struct{}), removed: map[string]uint64{}, idLock: make(chan struct{}, 1),
 	}
 	if c.network == nil {
 		c.network = tcpNetwork{log: c.log}
@@ -163,7 +166,7 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	// The peer port answers only now: what arrives finds Raft running.
 	c.hub.run()
 	for _, loop := range []func(context.Context){
-		c.lead.run, c.follow.run, c.keepBootstrapping, c.watchLeader, c.watchDisk, c.watchDigests,
+		c.lead.run, c.follow.run, c.keepBootstrapping, c.keepAbstaining, c.watchLeader, c.watchDisk, c.watchDigests,
 		c.watchIdentity, c.watchTwin, func(ctx context.Context) { c.gossip.keepJoining(ctx, c.hasLeader) },
 	} {
 		c.wg.Go(func() { loop(c.ctx) })
@@ -232,8 +235,12 @@ func (c *Cluster) meet(ctx context.Context) error {
 }
 
 func (c *Cluster) startRaft() error {
+	if err := c.rememberWhetherToVote(); err != nil {
+		return err
+	}
 	t := c.cfg.Timing
 	c.trans = newRaftTransport(newRaftStream(c.hub, c.dir), &raftLogger{log: c.log}, t.PeerTimeout)
+	c.trans.votes = c.votes
 	c.trans.leads = func() bool { return !c.running.Load() || c.raft.State() == raft.Leader }
 	c.logs = newLogStore(c.stores.Log, &stopwatch{}, c.observeAppend)
 	r, err := raft.NewRaft(c.raftConfig(), raftFSM{c.apply}, c.logs, c.stores.Stable, snapshotStore{c.stores.Snapshots}, c.trans)

@@ -391,10 +391,7 @@ func (c *Cluster) Leave(ctx context.Context) error {
 }
 
 func (c *Cluster) markLeft() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.id.Left = true
-	if err := c.id.save(c.storage); err != nil {
+	if err := c.changeIdentity(func(id *identity) { id.Left = true }); err != nil {
 		return fsm.Errorf(fsm.Unavailable, "data directory", c.cfg.DataDir, "could not be marked as left: %v", err).
 			WithHint("empty the directory before the node is started again")
 	}

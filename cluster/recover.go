@@ -71,7 +71,11 @@ func Recover(dataDir string, o RecoverOptions) (report RecoverReport, err error)
 		return report, fsm.Errorf(fsm.NotFound, "data directory", dataDir, "holds no log").
 			WithHint("give the data directory of a node that was a member")
 	}
-	return report, recoverStores(dataDir, o, stores, &report)
+	if err := recoverStores(dataDir, o, stores, &report); err != nil || o.DryRun || !id.Abstains {
+		return report, err
+	}
+	id.Abstains = false // nobody is left to catch up with
+	return report, id.save(o.Storage)
 }
 
 func recoverStores(dataDir string, o RecoverOptions, stores Stores, report *RecoverReport) error {

@@ -101,6 +101,8 @@ func (c *Cluster) trouble(s Status) string {
 		return ""
 	case c.boot.why != "":
 		return "waiting for the cluster: " + c.boot.why
+	case c.abstains.Load():
+		return "no leader; this node started without a log and does not vote before it has caught up"
 	}
 	return "no leader"
 }

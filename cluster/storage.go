@@ -143,6 +143,8 @@ type identity struct {
 	Format  int    `json:"format"`
 	Name    string `json:"name"`
 	Cluster string `json:"cluster,omitempty"`
+	// Abstains says that the node must not vote before it has caught up.
+	Abstains bool `json:"abstains,omitempty"`
 	// Left says that the node has left its cluster: its log must not be used
 	// again, or it would disturb the elections of those who stayed.
 	Left bool `json:"left,omitempty"`

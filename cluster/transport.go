@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -72,8 +73,9 @@ type raftTransport struct {
 	// not do its work is not taken for a healthy one.
 	mute atomic.Bool
 	gate gate
-	// leads reports whether this node leads; it is set before Raft starts.
-	leads func() bool
+	// leads reports whether this node leads, votes whether it may take part
+	// in elections; they are set before Raft starts.
+	leads, votes func() bool
 }
 
 func newRaftTransport(stream *raftStream, log *raftLogger, timeout time.Duration) *raftTransport {
@@ -89,6 +91,9 @@ func newRaftTransport(stream *raftStream, log *raftLogger, timeout time.Duration
 		for {
 			select {
 			case rpc := <-t.NetworkTransport.Consumer():
+				if !t.votes() && abstain(rpc) {
+					continue
+				}
 				select {
 				case t.inbox <- rpc:
 				case <-t.done:
@@ -134,6 +139,41 @@ func (t *raftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, r
 	return err
 }
 
+// errAbstains is the answer of a node that must not vote yet.
+var errAbstains = errors.New("the node has lost its log and does not vote before it has caught up")
+
+// abstain answers a message of an election in the place of Raft. It reports
+// false for any other.
+func abstain(rpc raft.RPC) bool {
+	switch rpc.Command.(type) {
+	case *raft.RequestVoteRequest:
+		rpc.Respond(&raft.RequestVoteResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}, nil)
+	case *raft.RequestPreVoteRequest:
+		rpc.Respond(&raft.RequestPreVoteResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}, nil)
+	case *raft.TimeoutNowRequest:
+		rpc.Respond(&raft.TimeoutNowResponse{}, errAbstains)
+	default:
+		return false
+	}
+	return true
+}
+
+// RequestVote implements [raft.Transport].
+func (t *raftTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if !t.votes() {
+		return errAbstains
+	}
+	return t.NetworkTransport.RequestVote(id, to, req, resp)
+}
+
+// RequestPreVote implements [raft.WithPreVote].
+func (t *raftTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if !t.votes() {
+		return errAbstains
+	}
+	return t.NetworkTransport.RequestPreVote(id, to, req, resp)
+}
+
 // inject hands a message to this node's own Raft and returns its answer.
 func (t *raftTransport) inject(ctx context.Context, cmd any) (raft.RPCResponse, error) {
 	reply := make(chan raft.RPCResponse, 1)
@@ -162,6 +202,9 @@ func header(name, addr string) raft.RPCHeader {
 // runNow makes this node a candidate at once, as the target of a leadership
 // transfer is. Votes, terms and the comparison of logs are as in any election.
 func (t *raftTransport) runNow(ctx context.Context, me peerInfo) error {
+	if !t.votes() {
+		return errAbstains
+	}
 	_, err := t.inject(ctx, &raft.TimeoutNowRequest{RPCHeader: header(me.Name, me.Peer)})
 	return err
 }
