@@ -139,7 +139,7 @@ func (c *Cluster) found(ctx context.Context, set founders) string {
 	// Nobody else can have been elected: do not wait for a timeout.
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timing.Heartbeat)
 	defer cancel()
-	if err := c.trans.runNow(ctx, c.dir.me()); err != nil {
+	if err := c.trans.runNow(ctx, c.cfg.Name); err != nil {
 		c.log.Debug("the first election waits for a timeout", "error", err)
 	}
 	return ""

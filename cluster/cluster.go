@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -239,7 +240,7 @@ func (c *Cluster) startRaft() error {
 		return err
 	}
 	t := c.cfg.Timing
-	c.trans = newRaftTransport(newRaftStream(c.hub, c.dir), &raftLogger{log: c.log}, t.PeerTimeout)
+	c.trans = newRaftTransport(newRaftStream(c.hub, c.dir, c.configuredAddr), &raftLogger{log: c.log}, t.PeerTimeout)
 	c.trans.votes = c.votes
 	c.trans.leads = func() bool { return !c.running.Load() || c.raft.State() == raft.Leader }
 	c.logs = newLogStore(c.stores.Log, &stopwatch{}, c.observeAppend)
@@ -270,6 +271,21 @@ func (c *Cluster) startRaft() error {
 		}
 	})
 	return nil
+}
+
+// configuredAddr is a node's address in Raft's configuration, for one that is
+// not in the address book: "" while Raft is starting, and for a node that is
+// known to have lost its address.
+func (c *Cluster) configuredAddr(name string) string {
+	if !c.running.Load() {
+		return ""
+	}
+	for _, s := range c.raft.GetConfiguration().Configuration().Servers {
+		if addr := string(s.Address); string(s.ID) == name && !strings.HasPrefix(addr, addressMark) {
+			return addr
+		}
+	}
+	return ""
 }
 
 func (c *Cluster) observeAppend(d time.Duration) {

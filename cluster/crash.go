@@ -197,7 +197,7 @@ func (c *Cluster) succeed(ctx context.Context, dead string) {
 	c.met.elections.Inc()
 	runCtx, cancel := context.WithTimeout(ctx, c.cfg.Timing.Heartbeat)
 	defer cancel()
-	if err := c.trans.runNow(runCtx, c.dir.me()); err != nil {
+	if err := c.trans.runNow(runCtx, c.cfg.Name); err != nil {
 		c.log.Warn("running for leader failed", "error", err)
 	}
 	// Do not run twice for the same death: the election needs a moment.

@@ -200,30 +200,20 @@ func (d *directory) addr(name string) (string, bool) {
 	return row.Peer, ok
 }
 
-// nameAt returns the node whose peer port has an address, or "".
-func (d *directory) nameAt(addr string) string {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	var best *peerRow
-	for _, row := range d.rows {
-		if row.Peer == addr && (best == nil || row.Inc > best.Inc) {
-			best = row
-		}
-	}
-	if best == nil {
-		return ""
-	}
-	return best.Name
-}
+// addressMark begins what Raft is given for an address. Its transport falls
+// back to the address in Raft's configuration for a node that is not in the
+// book, which may be another node's by now, or this one's: a vote asked for
+// there would be counted as that of the node that was meant. So Raft dials
+// names, and [raftStream] alone turns them into addresses.
+const addressMark = "@"
 
-// ServerAddr implements [raft.ServerAddressProvider]: raft knows nodes by
-// name, and this is where their addresses come from, at each dial.
+// raftAddress is what Raft is told as a node's address.
+func raftAddress(name string) raft.ServerAddress { return raft.ServerAddress(addressMark + name) }
+
+// ServerAddr implements [raft.ServerAddressProvider]; it gives the name, which
+// is looked up at each dial.
 func (d *directory) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	addr, ok := d.addr(string(id))
-	if !ok {
-		return "", errNotSent
-	}
-	return raft.ServerAddress(addr), nil
+	return raftAddress(string(id)), nil
 }
 
 // status is the node's view of a member: gossip, corrected by what was heard

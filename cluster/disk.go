@@ -46,9 +46,8 @@ func (c *Cluster) handOver(ctx context.Context, stuck time.Duration) {
 	c.hub.cut(kindRaft)
 	c.moved.fire()
 	for _, name := range c.byProgress(ctx) {
-		addr, _ := c.dir.addr(name)
-		req := &raft.TimeoutNowRequest{RPCHeader: header(c.cfg.Name, c.dir.me().Peer)}
-		err := c.trans.TimeoutNow(raft.ServerID(name), raft.ServerAddress(addr), req, &raft.TimeoutNowResponse{})
+		req := &raft.TimeoutNowRequest{RPCHeader: header(c.cfg.Name)}
+		err := c.trans.TimeoutNow(raft.ServerID(name), raftAddress(name), req, &raft.TimeoutNowResponse{})
 		if err == nil {
 			c.findLeader(ctx)
 			return

@@ -75,3 +75,12 @@ func Plan(list []MemberView, now time.Time, maxVoters, expect int, grace time.Du
 func NewPipeline(inner raft.AppendPipeline, wg *sync.WaitGroup) raft.AppendPipeline {
 	return newPipeline(inner, wg)
 }
+
+// Configured returns the addresses in Raft's configuration.
+func (c *Cluster) Configured() map[string]string {
+	addrs := map[string]string{}
+	for _, s := range c.raft.GetConfiguration().Configuration().Servers {
+		addrs[string(s.ID)] = string(s.Address)
+	}
+	return addrs
+}

@@ -82,12 +82,8 @@ func (f *follower) run(ctx context.Context) {
 }
 
 func (f *follower) tell(ctx context.Context, n notice) {
-	addr, ok := f.c.dir.addr(n.leader)
-	if !ok {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, f.c.cfg.Timing.Heartbeat)
 	defer cancel()
 	// An error means that Raft is busy or stopping; the loop tries again.
-	_ = f.c.trans.commitNotice(ctx, n.leader, addr, n.term, n.index)
+	_ = f.c.trans.commitNotice(ctx, n.leader, n.term, n.index)
 }

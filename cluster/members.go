@@ -69,9 +69,9 @@ func plan(members []memberView, now time.Time, maxVoters, expect int, grace time
 	for _, m := range members {
 		switch {
 		case m.known && !m.server && m.healthy():
-			return step{stepAdd, m, "it has joined"}
+			return addressFree(members, step{stepAdd, m, "it has joined"})
 		case m.server && m.known && m.healthy() && m.address != m.peer && now.Sub(m.since) > steadyTime:
-			return step{stepReaddress, m, "it has another address"}
+			return addressFree(members, step{stepReaddress, m, "it has another address"})
 		}
 	}
 	voters, healthy, able := 0, 0, 0
@@ -118,6 +118,20 @@ func plan(members []memberView, now time.Time, maxVoters, expect int, grace time
 		}
 	}
 	return step{}
+}
+
+// addressFree returns a step that writes a node's address, after the one that
+// takes this address from another node where Raft's configuration still gives
+// it to that: Raft refuses an address twice, so a new node at the address of a
+// lost one, and nodes that have exchanged theirs, would wait for ever.
+func addressFree(members []memberView, s step) step {
+	for _, other := range members {
+		if other.server && other.name != s.member.name && other.address == s.member.peer {
+			other.peer = string(raftAddress(other.name))
+			return step{stepReaddress, other, "its address is another node's now"}
+		}
+	}
+	return s
 }
 
 // leastNeeded picks the voter to demote: from the zone with the most voters,
@@ -244,7 +258,7 @@ func (c *Cluster) takeStep(ctx context.Context, s step) error {
 		c.log.Info("a node joins", "member", m.name, "address", m.peer)
 		f = c.raft.AddNonvoter(id, addr, 0, c.cfg.Timing.PeerTimeout)
 	case stepReaddress:
-		c.log.Info("a node has another address", "member", m.name, "from", m.address, "to", m.peer)
+		c.log.Info("a node is given another address", "member", m.name, "why", s.why, "from", m.address, "to", m.peer)
 		if m.voter {
 			f = c.raft.AddVoter(id, addr, 0, c.cfg.Timing.PeerTimeout)
 		} else {

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -94,6 +95,57 @@ func TestAllNodesComeBackUnderOtherAddresses(t *testing.T) {
 		sees(t, n, "before")
 		sees(t, n, "after")
 	}
+}
+
+// configured waits until Raft's configuration has every node's own address.
+func (f *fleet) configured() {
+	f.t.Helper()
+	f.eventually("the configuration has every address", func() error {
+		has := f.leader().Configured()
+		for _, n := range f.nodes {
+			if has[n.name] != n.cfg.PeerAddr {
+				return fmt.Errorf("it has %v; %s is at %s", has, n.name, n.cfg.PeerAddr)
+			}
+		}
+		return nil
+	})
+}
+
+// TestAddressesChangeHands restarts three nodes each under the address of
+// another, as containers that are created anew may come back. The first to
+// start finds its own address under another's name in Raft's configuration; if
+// it asked there for a vote it would answer itself, and lead alone.
+func TestAddressesChangeHands(t *testing.T) {
+	f := running(t, 3)
+	mustPut(t, f.nodes[0].Cluster, "before")
+	f.configured()
+	f.killAll()
+	first := f.nodes[0].cfg
+	for i, n := range f.nodes {
+		next := first
+		if i+1 < len(f.nodes) {
+			next = f.nodes[i+1].cfg
+		}
+		n.cfg.PeerAddr, n.cfg.GossipAddr = next.PeerAddr, next.GossipAddr
+	}
+	f.start(f.nodes[0])
+	term := f.nodes[0].Status().Term
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := f.nodes[0].Propose(ctx, put("alone")); err == nil {
+		t.Error("one node of three has acknowledged a write")
+	}
+	if now := f.nodes[0].Status().Term; now != term {
+		t.Errorf("a node without a majority went from term %d to %d: somebody has voted for it in another's name", term, now)
+	}
+	f.start(f.nodes[1:]...)
+	f.settled()
+	mustPut(t, f.nodes[2].Cluster, "after")
+	for _, n := range f.nodes {
+		sees(t, n, "before")
+		sees(t, n, "after")
+	}
+	f.configured()
 }
 
 // member returns what the leader says of a member.
@@ -282,6 +334,10 @@ func TestPlanOfMembers(t *testing.T) {
 		})}, ""},
 		{"another address", []cluster.MemberView{member("a", alive), member("b", func(m *cluster.MemberView) { m.Peer = "elsewhere" })}, "readdress b"},
 		{"another address, too fresh", []cluster.MemberView{member("a", alive), member("b", func(m *cluster.MemberView) { m.Peer, m.Since = "elsewhere", now })}, ""},
+		{"an address that was another's", []cluster.MemberView{member("a", func(m *cluster.MemberView) { m.Peer = "b" }),
+			member("b", func(m *cluster.MemberView) { m.Peer = "a" })}, "readdress b"},
+		{"a new node at a lost one's address", []cluster.MemberView{member("a", alive), member("b", long),
+			member("c", func(m *cluster.MemberView) { m.Peer, m.Server, m.Voter = "b", false, false })}, "readdress b"},
 		{"an even number of voters is no gain", []cluster.MemberView{member("a", alive), member("b", alive), member("c", alive), member("d", nonVoter)}, ""},
 		{"five are better than three", []cluster.MemberView{member("a", alive), member("b", alive), member("c", alive), member("d", nonVoter), member("e", nonVoter)}, "promote d"},
 		{"one that is behind waits", []cluster.MemberView{member("a", alive), member("b", alive), member("c", alive),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,15 +15,17 @@ import (
 // raftStream is the stream layer of Raft's transport: streams of kind raft on
 // the peer port.
 type raftStream struct {
-	hub    *hub
-	dir    *directory
-	accept chan net.Conn
-	done   chan struct{}
-	once   sync.Once
+	hub *hub
+	dir *directory
+	// configured is a node's address in Raft's configuration, or "".
+	configured func(name string) string
+	accept     chan net.Conn
+	done       chan struct{}
+	once       sync.Once
 }
 
-func newRaftStream(h *hub, dir *directory) *raftStream {
-	s := &raftStream{hub: h, dir: dir, accept: make(chan net.Conn), done: make(chan struct{})}
+func newRaftStream(h *hub, dir *directory, configured func(name string) string) *raftStream {
+	s := &raftStream{hub: h, dir: dir, configured: configured, accept: make(chan net.Conn), done: make(chan struct{})}
 	h.serve[kindRaft] = func(c net.Conn, _ hello) {
 		select {
 		case s.accept <- c:
@@ -54,11 +57,24 @@ func (s *raftStream) Close() error {
 // Addr implements [net.Listener]: the address that others dial.
 func (s *raftStream) Addr() net.Addr { return stringAddr(s.dir.me().Peer) }
 
-// Dial implements [raft.StreamLayer].
-func (s *raftStream) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+// Dial implements [raft.StreamLayer]. It takes the name of a node (see
+// [raftAddress]), and the handshake tells that node's process from any other
+// that has its address by now.
+func (s *raftStream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	name, named := strings.CutPrefix(string(to), addressMark)
+	if !named || name == "" {
+		return nil, errNotSent
+	}
+	at, known := s.dir.addr(name)
+	if !known {
+		at = s.configured(name)
+	}
+	if at == "" {
+		return nil, errNotSent
+	}
 	ctx, cancel := context.WithTimeout(s.hub.ctx, timeout)
 	defer cancel()
-	conn, _, err := s.hub.dial(ctx, string(addr), kindRaft, s.dir.nameAt(string(addr)))
+	conn, _, err := s.hub.dial(ctx, at, kindRaft, name)
 	return conn, err
 }
 
@@ -195,26 +211,26 @@ func (t *raftTransport) inject(ctx context.Context, cmd any) (raft.RPCResponse, 
 }
 
 // header is the header of a message in the name of a node.
-func header(name, addr string) raft.RPCHeader {
-	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(name), Addr: []byte(addr)}
+func header(name string) raft.RPCHeader {
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(name), Addr: []byte(raftAddress(name))}
 }
 
 // runNow makes this node a candidate at once, as the target of a leadership
 // transfer is. Votes, terms and the comparison of logs are as in any election.
-func (t *raftTransport) runNow(ctx context.Context, me peerInfo) error {
+func (t *raftTransport) runNow(ctx context.Context, me string) error {
 	if !t.votes() {
 		return errAbstains
 	}
-	_, err := t.inject(ctx, &raft.TimeoutNowRequest{RPCHeader: header(me.Name, me.Peer)})
+	_, err := t.inject(ctx, &raft.TimeoutNowRequest{RPCHeader: header(me)})
 	return err
 }
 
 // commitNotice tells this node's Raft what the leader has said out of band:
 // that the entry at index, of the leader's own term, is committed. It is the
 // message that the leader would send by itself a little later.
-func (t *raftTransport) commitNotice(ctx context.Context, leader, addr string, term, index uint64) error {
+func (t *raftTransport) commitNotice(ctx context.Context, leader string, term, index uint64) error {
 	_, err := t.inject(ctx, &raft.AppendEntriesRequest{
-		RPCHeader: header(leader, addr), Term: term,
+		RPCHeader: header(leader), Term: term,
 		PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
 	})
 	return err
