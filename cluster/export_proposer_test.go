@@ -71,3 +71,19 @@ func (t *TestProposer) Close() { t.p.close() }
 
 // Limit is the number of writes that may wait.
 func (t *TestProposer) Limit() int { return maxQueued }
+
+// NewGather returns the decision of a gather on a queue: a batch that took the
+// usual time was answered a while ago and left others waiting.
+func NewGather(answered, left int, usual, ago time.Duration) func(queued, flying int, since time.Duration) time.Duration {
+	var g gather
+	now := time.Now()
+	then := now.Add(-ago)
+	g.answered(flight{answered, then.Add(-usual)}, left, then)
+	return func(queued, flying int, since time.Duration) time.Duration {
+		f := flight{size: flying}
+		if flying > 0 {
+			f.since = now.Add(-since)
+		}
+		return g.hold(queued, f, now)
+	}
+}

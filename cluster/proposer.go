@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"time"
 
@@ -41,6 +40,7 @@ type batch struct {
 	dead    chan struct{} // closed when nobody waits any more
 	done    chan struct{} // closed when settled
 	settled bool
+	flight  flight
 	// unsure says that an attempt may have been appended; it stays.
 	unsure bool
 
@@ -72,6 +72,7 @@ type proposer struct {
 	bytes  int
 	seq    uint64
 	flying map[uint64]*batch
+	gather gather
 	closed bool
 }
 
@@ -120,8 +121,13 @@ func (p *proposer) enqueue(w *waiter) error {
 	p.queue = append(p.queue, w)
 	p.bytes += len(w.env.Body)
 	p.met.queueDepth.Set(float64(len(p.queue)))
+	// The first write sets the timer of a queue that grows; the last of those
+	// awaited ends it. The others need not wake anybody.
+	due := len(p.queue) == 1 || p.hold(time.Now()) == 0
 	p.mu.Unlock()
-	p.poke()
+	if due {
+		p.poke()
+	}
 	return nil
 }
 
@@ -159,6 +165,8 @@ func (p *proposer) giveUp(w *waiter, waited time.Duration) {
 
 // run forms batches until the proposer is closed.
 func (p *proposer) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		name, changed := p.route()
 		if name == "" {
@@ -169,17 +177,21 @@ func (p *proposer) run() {
 				return
 			}
 		}
-		if b := p.next(); b != nil {
+		b, hold := p.next()
+		if b != nil {
 			if !p.wg.Go(func() { p.carry(b) }) {
 				return
 			}
 			continue
 		}
+		var held <-chan time.Time
+		if hold > 0 {
+			timer.Reset(hold)
+			held = timer.C
+		}
 		select {
 		case <-p.wake:
-			// Let everybody who is about to queue do so: the answers of one
-			// batch make many clients send their next write at once.
-			runtime.Gosched()
+		case <-held:
 		case <-changed:
 		case <-p.ctx.Done():
 			return
@@ -187,12 +199,17 @@ func (p *proposer) run() {
 	}
 }
 
-// next takes a batch off the queue, or returns nil when there is none to send.
-func (p *proposer) next() *batch {
+// next takes a batch off the queue, or returns nil when there is none to send,
+// with the time after which to look again when the queue should still grow.
+func (p *proposer) next() (*batch, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.queue) == 0 || len(p.flying) >= maxBatchesFlying || !p.withinSpread() {
-		return nil
+		return nil, 0
+	}
+	now := time.Now()
+	if hold := p.hold(now); hold > 0 {
+		return nil, hold
 	}
 	b := &batch{dead: make(chan struct{}), done: make(chan struct{})}
 	size, taken := 0, 0
@@ -215,13 +232,14 @@ func (p *proposer) next() *batch {
 	}
 	p.met.queueDepth.Set(float64(len(p.queue)))
 	if len(b.waiters) == 0 {
-		return nil
+		return nil, 0
 	}
 	p.seq++
 	b.id = fsm.BatchID{Node: p.node, Boot: p.boot, Seq: p.seq}
 	b.live = len(b.waiters)
+	b.flight = flight{size: b.live, since: now}
 	p.flying[p.seq] = b
-	return b
+	return b, 0
 }
 
 // withinSpread keeps a slow batch from falling out of the window in which the
@@ -437,6 +455,7 @@ func (p *proposer) deliver(b *batch, results []fsm.Result, errs []error) {
 			close(w.done)
 		}
 	}
+	p.gather.answered(b.flight, len(p.queue), time.Now())
 	p.mu.Unlock()
 	close(b.done)
 	p.poke()
