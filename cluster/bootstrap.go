@@ -335,7 +335,14 @@ func (c *Cluster) checkTwin(ctx context.Context) error {
 		WithHint("two nodes must not share a name; give one of them another --name and an empty --data-dir")
 }
 
-// watchTwin repeats checkTwin when the address book changes.
+// claimName ends the time in which this process takes nobody's place.
+func (c *Cluster) claimName() {
+	c.dir.setSelf(func(i *peerInfo) { i.Tentative = false })
+	c.gossip.announce()
+}
+
+// watchTwin repeats checkTwin when the address book changes, and claims the
+// name when the first other node is met after the start.
 func (c *Cluster) watchTwin(ctx context.Context) {
 	var checked peerInfo
 	for {
@@ -343,12 +350,16 @@ func (c *Cluster) watchTwin(ctx context.Context) {
 		c.dir.mu.RLock()
 		twin := c.dir.twin
 		c.dir.mu.RUnlock()
-		if twin != checked {
+		claim := c.dir.me().Tentative && !c.dir.alone()
+		if twin != checked || claim {
 			if err := c.checkTwin(ctx); err != nil {
 				c.fail(err)
 				return
 			}
 			checked = twin
+		}
+		if claim {
+			c.claimName()
 		}
 		select {
 		case <-changed:

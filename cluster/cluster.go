@@ -225,6 +225,7 @@ func (c *Cluster) meet(ctx context.Context) error {
 		}
 	}
 	if len(c.gossip.join) == 0 {
+		c.claimName()
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, startJoinWait)
@@ -232,7 +233,13 @@ func (c *Cluster) meet(ctx context.Context) error {
 	if err := c.gossip.joinOnce(ctx, c.gossip.join); err != nil {
 		return err
 	}
-	return c.checkTwin(c.ctx)
+	if err := c.checkTwin(c.ctx); err != nil || c.dir.alone() {
+		return err
+	}
+	c.claimName()
+	// Those who took it for a stranger with somebody else's name until now
+	// hear at once that it is not.
+	return c.gossip.joinOnce(ctx, c.gossip.join)
 }
 
 func (c *Cluster) startRaft() error {

@@ -175,7 +175,7 @@ func (c Config) normalised() (Config, error) {
 // self is the node's entry in the address book, before it listens.
 func (c Config) self() peerInfo {
 	return peerInfo{
-		Name: c.Name, Zone: c.Zone, Inc: c.Incarnation, Expect: c.BootstrapExpect, NonVoter: c.NonVoter,
+		Name: c.Name, Zone: c.Zone, Inc: c.Incarnation, Expect: c.BootstrapExpect, NonVoter: c.NonVoter, Tentative: true,
 		Peer: orDefault(c.AdvertisePeer, c.PeerAddr), Gossip: orDefault(c.AdvertiseGossip, c.GossipAddr), API: c.APIAddr,
 	}
 }

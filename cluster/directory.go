@@ -22,6 +22,10 @@ type peerInfo struct {
 	Inc      uint64 `json:"i"`
 	Expect   int    `json:"e,omitempty"`
 	NonVoter bool   `json:"v,omitempty"`
+	// Tentative says that the process has not made sure yet that no other
+	// uses its name. Until then it takes nobody's place, as an IPv6 address
+	// does not during duplicate address detection (RFC 4862).
+	Tentative bool `json:"t,omitempty"`
 }
 
 // encodeMeta is the form of a peerInfo in the gossip metadata, where
@@ -116,7 +120,9 @@ func (d *directory) learn(i peerInfo) {
 			d.rows[i.Name] = &peerRow{peerInfo: i}
 		}
 	case i.Inc > row.Inc:
-		row.peerInfo, row.gossip = i, ""
+		if !i.Tentative || row.gossip == StatusDead || row.gossip == StatusLeft {
+			row.peerInfo, row.gossip = i, ""
+		}
 	case i.Inc == row.Inc:
 		if i.Cluster == "" {
 			i.Cluster = row.Cluster
@@ -169,6 +175,13 @@ func (d *directory) get(name string) (peerRow, bool) {
 		return peerRow{}, false
 	}
 	return *row, true
+}
+
+// alone reports whether this node knows of no other.
+func (d *directory) alone() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return len(d.rows) == 1
 }
 
 // all returns every line in order of the names.

@@ -255,15 +255,30 @@ func refuseStranger(t *testing.T, name string) {
 	}
 }
 
+// TestSecondNodeOfTheSameNameIsRefused starts another process with the
+// leader's name. It gives way, and at no time do the others take it for the
+// leader: they know one address of that name all along.
 func TestSecondNodeOfTheSameNameIsRefused(t *testing.T) {
 	f := running(t, 3)
+	leader := f.settled()
+	before := leader.Status()
 	twin := f.add(3)
-	twin.cfg.Name = "n2"
+	twin.cfg.Name = leader.name
 	err := f.tryStart(twin)
 	if fsm.KindOf(err) != fsm.Conflict || !strings.Contains(err.Error(), "already running") {
 		t.Fatalf("it was not refused: %v", err)
 	}
-	mustPut(t, f.nodes[1].Cluster, "after")
+	for _, n := range f.followers() {
+		for _, m := range n.Status().Members {
+			if m.Name == leader.name && m.Peer != leader.cfg.PeerAddr {
+				t.Errorf("%s takes %s for the one at %s", n.name, m.Name, m.Peer)
+			}
+		}
+	}
+	mustPut(t, f.followers()[0].Cluster, "after")
+	if now := leader.Status(); now.Term != before.Term || now.Leader != before.Leader {
+		t.Errorf("%s led in term %d, now %s leads in term %d", before.Leader, before.Term, now.Leader, now.Term)
+	}
 }
 
 func TestTakenPortIsRefused(t *testing.T) {

@@ -85,7 +85,6 @@ func TestForeignData(t *testing.T) {
 // gives way and the first does not notice.
 func TestTwin(t *testing.T) {
 	quick(t)
-	t.Skip("known defect: while a twin of the leader tries to join, the first may stop answering for some seconds")
 	f := running(t, 3)
 	l := begin(t, f)
 	twin := &node{f: f, name: "n1", zone: "a", ip: freeIP(t), dir: filepath.Join(f.dir, "twin")}
