@@ -5,6 +5,7 @@ package e2e_test
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -68,10 +69,17 @@ func compose(t *testing.T) *composed {
 
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close() //nolint:errcheck // it was never used
-	return l.Addr().String()
+	for range addressTries {
+		// Below the ports that the system gives to outgoing connections, one
+		// of which could take it meanwhile.
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.N(10_000)))
+		if err == nil {
+			defer l.Close() //nolint:errcheck // it was never used
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }
 
 // image builds the container image of the binary under test, from the same

@@ -5,6 +5,7 @@ package process_test
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -413,10 +414,15 @@ func between(t *testing.T) net.Listener {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		// Below the ports that the system gives to outgoing connections, one
+		// of which could take it meanwhile.
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.N(10_000)))
+		if err == nil {
+			defer l.Close() //nolint:errcheck // a test
+			return l.Addr().(*net.TCPAddr).Port
+		}
 	}
-	defer l.Close() //nolint:errcheck // a test
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
