@@ -76,7 +76,10 @@ func (s *logStore) keep(l *raft.Log) {
 		s.bytes -= len((*slot).Data)
 		s.low = (*slot).Index + 1
 	}
-	*slot, s.high = l, l.Index
+	// A copy: on the leader the entry is a part of Raft's future, which holds
+	// all that its commands have returned.
+	kept := *l
+	*slot, s.high = &kept, l.Index
 	s.bytes += len(l.Data)
 	for s.bytes > maxCachedLogBytes && s.low < s.high {
 		old := &s.ring[s.low%maxCachedLogs]
