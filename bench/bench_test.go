@@ -227,6 +227,7 @@ func TestReport(t *testing.T) {
 	r := newReport()
 	for _, v := range []float64{100, 300, 200} {
 		r.add("paceline", key{"write", "write c=64", "1/s", median}, v*2)
+		r.add("paceline-wal", key{"write", "write c=64", "1/s", median}, v*3)
 		r.add("etcd", key{"write", "write c=64", "1/s", median}, v)
 	}
 	r.add("paceline", key{"failover", "SIGKILL errors", "", sum}, 0)
@@ -237,7 +238,7 @@ func TestReport(t *testing.T) {
 	if err := r.print(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"400       200", "2.00   ≥ 1.3× met", "≤ 0 met", "≤ 50 MISSED"} {
+	for _, want := range []string{"400       200", "2.00   ≥ 1.3× met", "write c=64 (wal)", "3.00   ≥ 1.6× met", "≤ 0 met", "≤ 50 MISSED"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
 		}
@@ -283,7 +284,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	o, out, err := parse([]string{"-dir", dir, "-run", "reads", "-clients", "1,2", "-out", "x.json"})
-	if err != nil || out != "x.json" || len(o.clients) != 2 || len(o.systems) != 2 {
+	if err != nil || out != "x.json" || len(o.clients) != 2 || len(o.systems) != 3 {
 		t.Errorf("parsed %+v, %q, %v", o, out, err)
 	}
 }

@@ -21,7 +21,7 @@ type etcd struct {
 	clientsPerConn int
 }
 
-func (e *etcd) name() string   { return "etcd" }
+func (e *etcd) name() string   { return peer }
 func (e *etcd) binary() string { return e.path }
 
 func (e *etcd) procs(dir string) ([]*proc, []string, error) {

@@ -54,11 +54,11 @@ func run(ctx context.Context, args []string) error {
 func parse(args []string) (*options, string, error) {
 	f := flag.NewFlagSet("core", flag.ContinueOnError)
 	var (
-		ours     = f.String("paceline", "bin/paceline", "the paceline binary")
+		binary   = f.String("paceline", "bin/paceline", "the paceline binary")
 		ourArgs  = f.String("paceline-args", "", "more arguments of each paceline agent, separated by spaces")
-		peer     = f.String("etcd", "bin/etcd", "the etcd binary")
+		etcdPath = f.String("etcd", "bin/etcd", "the etcd binary")
 		perConn  = f.Int("etcd-clients-per-conn", 64, "how many clients share one connection to etcd; fewer made it slower")
-		systems  = f.String("systems", "paceline,etcd", "what to measure")
+		systems  = f.String("systems", "paceline,paceline-wal,etcd", "what to measure; paceline-wal has the other log store, and is measured in writes only")
 		parts    = f.String("run", "writes,reads,failover,memory", "which sections to run")
 		clients  = f.String("clients", "1,64,256", "how many clients write")
 		reps     = f.Int("reps", 3, "how often each section is measured")
@@ -77,8 +77,10 @@ func parse(args []string) (*options, string, error) {
 		log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
 	}
 	known := map[string]system{
-		"paceline": &paceline{path: *ours, args: strings.Fields(*ourArgs)},
-		"etcd":     &etcd{path: *peer, clientsPerConn: *perConn},
+		ours: &paceline{system: ours, path: *binary, args: strings.Fields(*ourArgs)},
+		oursWAL: &paceline{system: oursWAL, path: *binary,
+			args: append([]string{"--raft-log-store", "wal"}, strings.Fields(*ourArgs)...)},
+		peer: &etcd{path: *etcdPath, clientsPerConn: *perConn},
 	}
 	var errs []error
 	for name := range strings.SplitSeq(*systems, ",") {
@@ -122,7 +124,7 @@ func environment(o *options) (Environment, error) {
 		e.Kernel = strings.TrimSpace(string(kernel))
 	}
 	for _, s := range o.systems {
-		arg := map[string]string{"etcd": "--version"}[s.name()]
+		arg := map[string]string{peer: "--version"}[s.name()]
 		if arg == "" {
 			arg = "version"
 		}

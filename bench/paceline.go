@@ -14,14 +14,22 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
+// The names of the systems: Paceline with the log store that it has by
+// default, with the other one, and the peer.
+const (
+	ours    = "paceline"
+	oursWAL = "paceline-wal"
+	peer    = "etcd"
+)
+
 // paceline is the system of this repository, over HTTP and JSON.
 type paceline struct {
-	path string
+	system, path string
 	// args are added to each node's command line.
 	args []string
 }
 
-func (p *paceline) name() string   { return "paceline" }
+func (p *paceline) name() string   { return p.system }
 func (p *paceline) binary() string { return p.path }
 
 func (p *paceline) procs(dir string) ([]*proc, []string, error) {

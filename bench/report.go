@@ -91,29 +91,44 @@ func (r *report) add(system string, k key, v float64) {
 	r.values[k][system] = append(r.values[k][system], v)
 }
 
+// variants are the ways in which Paceline is run; each has rows of its own,
+// beside the same peer.
+var variants = []struct{ system, suffix string }{{ours, ""}, {oursWAL, " (wal)"}}
+
 // rows sums up every key.
 func (r *report) rows() []Row {
 	var rows []Row
-	for _, k := range r.keys {
-		row := Row{
-			Section: k.section, Name: k.name, Unit: k.unit, Aggregate: k.how,
-			Values: r.values[k], Result: map[string]float64{},
+	for _, v := range variants {
+		for _, k := range r.keys {
+			// What only the peer was measured in is a row of the first variant.
+			if len(r.values[k][v.system]) > 0 || v.system == ours && len(r.values[k][oursWAL]) == 0 {
+				rows = append(rows, r.row(k, v.system, v.suffix))
+			}
 		}
-		for system, values := range r.values[k] {
-			row.Result[system] = k.how.of(values)
-		}
-		ours, haveOurs := row.Result["paceline"]
-		peer, havePeer := row.Result["etcd"]
-		if haveOurs && havePeer && ours > 0 && peer > 0 {
-			row.Ratio = ours / peer
-		}
-		if g, ok := goals[k.name]; ok && haveOurs && (havePeer || !g.ratio) {
-			met := g.met(row)
-			row.Goal, row.Met = g.String(), &met
-		}
-		rows = append(rows, row)
 	}
 	return rows
+}
+
+func (r *report) row(k key, variant, suffix string) Row {
+	row := Row{
+		Section: k.section, Name: k.name + suffix, Unit: k.unit, Aggregate: k.how,
+		Values: map[string][]float64{}, Result: map[string]float64{},
+	}
+	for column, system := range map[string]string{ours: variant, peer: peer} {
+		if values, ok := r.values[k][system]; ok {
+			row.Values[column], row.Result[column] = values, k.how.of(values)
+		}
+	}
+	mine, haveOurs := row.Result[ours]
+	theirs, havePeer := row.Result[peer]
+	if haveOurs && havePeer && mine > 0 && theirs > 0 {
+		row.Ratio = mine / theirs
+	}
+	if g, ok := goals[row.Name]; ok && haveOurs && (havePeer || !g.ratio) {
+		met := g.met(row)
+		row.Goal, row.Met = g.String(), &met
+	}
+	return row
 }
 
 // goal is what the project wants of one row.
@@ -129,6 +144,9 @@ var goals = map[string]goal{
 	"write c=256":                      {ratio: true, least: true, value: 1.5},
 	"write c=256 p99":                  {ratio: true, value: 0.6},
 	"write c=1 p50":                    {ratio: true, value: 1.3},
+	"write c=64 (wal)":                 {ratio: true, least: true, value: 1.6},
+	"write c=256 (wal)":                {ratio: true, least: true, value: 2},
+	"write c=1 p50 (wal)":              {ratio: true, value: 1},
 	"strong read c=64":                 {ratio: true, least: true, value: 2},
 	"stale read c=64":                  {ratio: true, least: true, value: 2.5},
 	"SIGKILL first ack":                {value: 50},
@@ -164,7 +182,7 @@ func (g goal) String() string {
 }
 
 func (g goal) met(row Row) bool {
-	v := row.Result["paceline"]
+	v := row.Result[ours]
 	if g.ratio {
 		v = row.Ratio
 		if v == 0 {
@@ -190,7 +208,7 @@ func (r *report) print(w io.Writer) error {
 			verdict = row.Goal + map[bool]string{true: " met", false: " MISSED"}[*row.Met]
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", row.Section, row.Name, row.Unit,
-			figure(row.Result, "paceline"), figure(row.Result, "etcd"), ratio, verdict)
+			figure(row.Result, ours), figure(row.Result, peer), ratio, verdict)
 	}
 	return t.Flush()
 }

@@ -31,9 +31,12 @@ type section struct {
 	measure func(ctx context.Context, o *options, c *cluster, rep int, r *report) error
 }
 
+// writes is the section that is measured with each log store.
+const writes = "writes"
+
 func sections() []section {
 	return []section{
-		{"writes", measureWrites},
+		{writes, measureWrites},
 		{"reads", measureReads},
 		{"failover", measureFailover},
 		{"memory", measureMemory},
@@ -45,6 +48,9 @@ func sections() []section {
 // slow minute of the machine does not fall on one of them alone.
 func runSections(ctx context.Context, o *options, r *report) error {
 	for _, s := range o.systems {
+		if s.name() == oursWAL {
+			continue // the same binary
+		}
 		info, err := os.Stat(s.binary())
 		if err != nil {
 			return err
@@ -61,6 +67,9 @@ func runSections(ctx context.Context, o *options, r *report) error {
 				slices.Reverse(order)
 			}
 			for _, s := range order {
+				if s.name() == oursWAL && sec.name != writes {
+					continue // the log store matters to writes alone
+				}
 				if err := runOne(ctx, o, sec, s, rep, r); err != nil {
 					return fmt.Errorf("%s of %s: %w", sec.name, s.name(), err)
 				}
