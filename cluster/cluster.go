@@ -99,7 +99,7 @@ func Open(cfg Config) (*Cluster, error) {
 		c.network = tcpNetwork{log: c.log}
 	}
 	if c.storage == nil {
-		c.storage = dirStorage{dir: cfg.DataDir, log: c.log}
+		c.storage = NewDirStorage(cfg.DataDir, cfg.LogStore, c.log)
 	}
 	if c.id, err = loadIdentity(c.storage, cfg.Name); err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ import (
 const (
 	// LogStoreBolt keeps the log in one bbolt file.
 	LogStoreBolt = "boltdb"
-	// LogStoreWAL is known by name only, so that its files are recognised.
+	// LogStoreWAL keeps it in segment files that are appended to.
 	LogStoreWAL = "wal"
 )
 
@@ -162,8 +162,7 @@ func (c Config) normalised() (Config, error) {
 	f.check(c.MaxVoters >= 1 && c.MaxVoters <= 9, "maxVoters", "must be 1 to 9")
 	f.check(c.MaxVoters >= c.BootstrapExpect, "maxVoters", "must not be below bootstrapExpect")
 	f.check(c.DeadVoterGrace > 0, "deadVoterGrace", "must be positive")
-	f.check(slices.Contains([]string{LogStoreBolt, LogStoreWAL}, c.LogStore), "logStore", "must be boltdb")
-	f.check(c.LogStore != LogStoreWAL, "logStore", "wal is not part of this build; use boltdb")
+	f.check(slices.Contains([]string{LogStoreBolt, LogStoreWAL}, c.LogStore), "logStore", "must be boltdb or wal")
 	f.check(len(encodeMeta(c.self())) <= maxGossipMeta, "apiAddr", "is too long: zone and addresses must fit in %d bytes of gossip", maxGossipMeta)
 	f = append(f, c.Timing.problems()...)
 	if len(f) > 0 {

@@ -45,7 +45,6 @@ func TestConfigNamesEveryBadField(t *testing.T) {
 			c.Timing = cluster.LAN()
 			c.Timing.Lease, c.Timing.Election = time.Second, time.Millisecond
 		}, []string{"timing.election", "timing.lease"}},
-		{"a log store that is not built in", func(c *cluster.Config) { c.LogStore = "wal" }, []string{"logStore"}},
 		{"a log store that is not", func(c *cluster.Config) { c.LogStore = "tape" }, []string{"logStore"}},
 		{"too much gossip", func(c *cluster.Config) { c.APIAddr = strings.Repeat("a", 600) + ":1" }, []string{"apiAddr"}},
 	}
@@ -96,7 +95,7 @@ func TestDataDirectoriesThatAreRefused(t *testing.T) {
 		"left its cluster": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "cluster.json"), []byte(`{"format":1,"name":"n1","left":true}`), 0o600)
 		},
-		"wal store": func(dir string) error { return os.Mkdir(filepath.Join(dir, "wal"), 0o700) },
+		"log of the wal store": func(dir string) error { return os.Mkdir(filepath.Join(dir, "wal"), 0o700) },
 		"can not be opened": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "raft.db"), []byte("this is not a database, and long enough to be looked at"), 0o600)
 		},

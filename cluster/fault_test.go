@@ -56,7 +56,7 @@ func TestStalledDiskOfTheLeader(t *testing.T) {
 	f := newFleet(t, 3)
 	disks := map[*node]*stallStorage{}
 	for _, n := range f.nodes {
-		disks[n] = &stallStorage{Storage: cluster.NewDirStorage(n.cfg.DataDir, logger(t, n.name))}
+		disks[n] = &stallStorage{Storage: cluster.NewDirStorage(n.cfg.DataDir, n.cfg.LogStore, logger(t, n.name))}
 		n.cfg.Storage = disks[n]
 	}
 	f.start(f.nodes...)
@@ -93,7 +93,7 @@ func TestStalledDiskOfTheLeader(t *testing.T) {
 func TestStalledDiskOfASingleNodeIsWaitedFor(t *testing.T) {
 	f := newFleet(t, 1)
 	n := f.nodes[0]
-	disk := &stallStorage{Storage: cluster.NewDirStorage(n.cfg.DataDir, logger(t, n.name))}
+	disk := &stallStorage{Storage: cluster.NewDirStorage(n.cfg.DataDir, n.cfg.LogStore, logger(t, n.name))}
 	n.cfg.Storage = disk
 	f.start(n)
 	f.settled()

@@ -51,7 +51,7 @@ func Recover(dataDir string, o RecoverOptions) (report RecoverReport, err error)
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Storage == nil {
-		o.Storage = dirStorage{dir: dataDir, log: o.Logger}
+		o.Storage = NewDirStorage(dataDir, "", o.Logger)
 	}
 	id, err := loadIdentity(o.Storage, o.Name)
 	if err != nil {

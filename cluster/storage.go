@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/pacelinehq/paceline/cluster/wal"
 	"github.com/pacelinehq/paceline/fsm"
 )
 
@@ -40,7 +41,7 @@ type Stores struct {
 // The files of a data directory.
 const (
 	fileBolt     = "raft.db"
-	fileWAL      = "wal"
+	dirWAL       = "wal"
 	fileIdentity = "cluster.json"
 )
 
@@ -51,14 +52,18 @@ const (
 	boltTimeout   = time.Second
 )
 
-// NewDirStorage returns the storage that a node has by default: one directory
-// with the log in a bbolt file.
-func NewDirStorage(dir string, log *slog.Logger) Storage { return dirStorage{dir: dir, log: log} }
+// NewDirStorage returns the storage that a node has by default: one directory,
+// with the log in the named store ([LogStoreBolt] or [LogStoreWAL]). An empty
+// name means the store that the directory holds, [LogStoreBolt] for a new one.
+func NewDirStorage(dir, logStore string, log *slog.Logger) Storage {
+	return dirStorage{dir: dir, logStore: logStore, log: log}
+}
 
 // dirStorage keeps everything in one directory.
 type dirStorage struct {
-	dir string
-	log *slog.Logger
+	dir      string
+	logStore string
+	log      *slog.Logger
 }
 
 // Open implements [Storage].
@@ -66,33 +71,84 @@ func (d dirStorage) Open() (s Stores, err error) {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return s, d.failed(err)
 	}
-	if _, err := os.Stat(filepath.Join(d.dir, fileWAL)); err == nil {
-		return s, fsm.Errorf(fsm.Conflict, "data directory", d.dir, "holds a log of the wal store").
-			WithHint("this build reads boltdb only; start with the build that wrote it")
+	bolt, err := d.openBolt()
+	if err != nil {
+		return s, err
 	}
+	s = Stores{Log: bolt, Stable: bolt, Close: bolt.Close}
+	if err := d.openLog(bolt, &s); err != nil {
+		return s, errors.Join(err, bolt.Close())
+	}
+	s.Snapshots, err = raft.NewFileSnapshotStoreWithLogger(d.dir, keepSnapshots, &raftLogger{log: d.log})
+	if err != nil {
+		return s, errors.Join(d.failed(err), s.Close())
+	}
+	return s, nil
+}
+
+// openBolt opens the file with Raft's term and vote, and with the log where
+// that is the store. Its lock keeps other processes from the directory.
+func (d dirStorage) openBolt() (*raftboltdb.BoltStore, error) {
 	options := *bbolt.DefaultOptions
 	// The list of free pages is rebuilt at start instead of being written with
 	// every append; with a map it stays cheap in a file that was once large.
 	options.NoFreelistSync, options.FreelistType = true, bbolt.FreelistMapType
 	options.Timeout = boltTimeout
 	if err := checkBolt(filepath.Join(d.dir, fileBolt)); err != nil {
-		return s, err
+		return nil, err
 	}
 	bolt, err := raftboltdb.New(raftboltdb.Options{
 		Path: filepath.Join(d.dir, fileBolt), BoltOptions: &options, MsgpackUseNewTimeFormat: true,
 	})
-	if err != nil {
-		if errors.Is(err, bbolterrors.ErrTimeout) {
-			return s, fsm.Errorf(fsm.Conflict, "data directory", d.dir, "is used by another process").
-				WithHint("stop that process, or give this node another --data-dir")
-		}
-		return s, d.failed(err)
+	switch {
+	case errors.Is(err, bbolterrors.ErrTimeout):
+		return nil, fsm.Errorf(fsm.Conflict, "data directory", d.dir, "is used by another process").
+			WithHint("stop that process, or give this node another --data-dir")
+	case err != nil:
+		return nil, d.failed(err)
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(d.dir, keepSnapshots, &raftLogger{log: d.log})
-	if err != nil {
-		return s, errors.Join(d.failed(err), bolt.Close())
+	return bolt, nil
+}
+
+// openLog opens the wal store, where that is the one, and refuses a directory
+// with the log of the other store: the node would have forgotten it.
+func (d dirStorage) openLog(bolt *raftboltdb.BoltStore, s *Stores) error {
+	path := filepath.Join(d.dir, dirWAL)
+	_, err := os.Stat(path)
+	has, want := LogStoreBolt, d.logStore
+	switch last, lastErr := bolt.LastIndex(); {
+	case err == nil:
+		has = LogStoreWAL
+	case lastErr != nil:
+		return d.failed(lastErr)
+	case last == 0:
+		has = ""
 	}
-	return Stores{Log: bolt, Stable: bolt, Snapshots: snaps, Close: bolt.Close}, nil
+	if want == "" {
+		want = orDefault(has, LogStoreBolt)
+	}
+	switch {
+	case has != "" && has != want:
+		return fsm.Errorf(fsm.Conflict, "data directory", d.dir, "holds a Raft log of the %s store", has).
+			WithHint("start with --raft-log-store %s; to change the store, remove the node, empty its directory and let it join again", has)
+	case want == LogStoreBolt:
+		return nil
+	}
+	files, err := wal.NewDir(path)
+	if err != nil {
+		return d.failed(err)
+	}
+	log, err := wal.Open(files, wal.SegmentSize)
+	var damaged *wal.DamagedError
+	switch {
+	case errors.As(err, &damaged):
+		return fsm.Errorf(fsm.Unavailable, "Raft log", path, "can not be used: %v", err).
+			WithHint("restore the directory from a backup; or remove this node from the cluster, empty its data directory, and let it join again")
+	case err != nil:
+		return d.failed(err)
+	}
+	s.Log, s.Close = log, func() error { return errors.Join(log.Close(), bolt.Close()) }
+	return nil
 }
 
 func (d dirStorage) failed(err error) error {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +17,18 @@ import (
 	"github.com/pacelinehq/paceline/fsm"
 )
 
-func (n *node) logFile() string { return filepath.Join(n.dir, "raft", "raft.db") }
+// logFile is the file with the node's Raft log, or the newest part of it.
+func (n *node) logFile() string {
+	if n.store() == "boltdb" {
+		return filepath.Join(n.dir, "raft", "raft.db")
+	}
+	segments, err := filepath.Glob(filepath.Join(n.dir, "raft", "wal", "*.seg"))
+	must(n.f.t, err)
+	if len(segments) == 0 {
+		n.f.t.Fatalf("%s has no log", n.name)
+	}
+	return slices.Max(segments)
+}
 
 // alter changes a file in place.
 func alter(t testing.TB, file string, change func([]byte) []byte) {
@@ -40,9 +52,10 @@ func fillLog(t testing.TB, f *fleet, canary string) {
 // the wrong value.
 func TestFlippedEntry(t *testing.T) {
 	quick(t)
-	for _, which := range []string{"follower", "leader"} {
-		t.Run(which, func(t *testing.T) {
-			f := running(t, 3)
+	for _, at := range [][2]string{{"follower", "boltdb"}, {"leader", "boltdb"}, {"follower", "wal"}, {"leader", "wal"}} {
+		which, store := at[0], at[1]
+		t.Run(which+" with "+store, func(t *testing.T) {
+			f := running(t, 3, "--raft-log-store", store)
 			fillLog(t, f, "canary")
 			n := f.leader()
 			if which == "follower" {
@@ -82,16 +95,23 @@ func TestFlippedEntry(t *testing.T) {
 // may heal, or refuse to start and say so; it must neither crash nor differ.
 func TestDamagedLog(t *testing.T) {
 	quick(t)
-	f := running(t, 3)
+	for _, store := range []string{"boltdb", "wal"} {
+		t.Run(store, func(t *testing.T) { damagedLog(t, running(t, 3, "--raft-log-store", store)) })
+	}
+}
+
+func damagedLog(t *testing.T, f *fleet) {
 	fillLog(t, f, "damage")
 	n := f.others(f.leader())[0]
 	n.term()
-	whole, err := os.ReadFile(n.logFile())
+	name, kept := n.logFile(), filepath.Join(f.dir, "kept")
+	must(t, os.CopyFS(kept, os.DirFS(filepath.Join(n.dir, "raft"))))
+	whole, err := os.ReadFile(name)
 	must(t, err)
 	for round := range rounds(8, 60) {
 		r := rand.New(rand.NewPCG(uint64(round), 7))
 		what := "cut to half"
-		alter(t, n.logFile(), func([]byte) []byte {
+		alter(t, name, func([]byte) []byte {
 			b := bytes.Clone(whole)
 			if round == 0 {
 				return b[:len(b)/2]
@@ -113,19 +133,8 @@ func TestDamagedLog(t *testing.T) {
 			n.term()
 		}
 		must(t, os.RemoveAll(n.dir)) // the copy is of a time that the others know
-		must(t, os.MkdirAll(filepath.Dir(n.logFile()), 0o755))
-		n.restoreIdentity(whole)
+		must(t, os.CopyFS(filepath.Join(n.dir, "raft"), os.DirFS(kept)))
 	}
-}
-
-// restoreIdentity puts the node's data directory together again.
-func (n *node) restoreIdentity(log []byte) {
-	n.f.t.Helper()
-	id, err := os.ReadFile(filepath.Join(n.f.others(n)[0].dir, "raft", "cluster.json"))
-	must(n.f.t, err)
-	id = bytes.ReplaceAll(id, []byte(`"`+n.f.others(n)[0].name+`"`), []byte(`"`+n.name+`"`))
-	must(n.f.t, os.WriteFile(filepath.Join(n.dir, "raft", "cluster.json"), id, 0o600))
-	must(n.f.t, os.WriteFile(n.logFile(), log, 0o600))
 }
 
 // healsOrRefuses waits until a node is ready or has ended, and looks at how.

@@ -51,8 +51,23 @@ func (n *node) args() []string {
 		"--api-addr", n.api(), "--peer-addr", n.peer(), "--gossip-addr", n.gossip(),
 		"--bootstrap-expect", fmt.Sprint(n.f.expect), "--join", n.f.joins(),
 		"--evaluation-interval", "1s", "--log-format", "text", "--log-level", "info",
+		"--raft-log-store", n.store(),
 	}
 	return append(append(args, n.f.flags...), n.flags...)
+}
+
+// store is the store of the node's Raft log: that of the fleet's flags, or both
+// side by side, so that every fault meets both.
+func (n *node) store() string {
+	for i, flag := range n.f.flags {
+		if flag == "--raft-log-store" {
+			return n.f.flags[i+1]
+		}
+	}
+	if n.name == "n2" || n.name == "n4" {
+		return "wal"
+	}
+	return "boltdb"
 }
 
 // start runs the node's process.

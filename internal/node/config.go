@@ -89,7 +89,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.IntVar(&c.MaxVoters, "max-voters", or(c.MaxVoters, 5), "further nodes are non-voters")
 	f.DurationVar(&c.DeadNodeGrace, "dead-node-grace", or(c.DeadNodeGrace, 10*time.Minute), "how long a voter may be dead before the leader removes it")
 	f.StringVar(&c.Profile, "profile", or(c.Profile, "lan"), "timers of Raft and gossip: lan or wan")
-	f.StringVar(&c.LogStore, "raft-log-store", or(c.LogStore, "boltdb"), "store of the Raft log: boltdb or wal")
+	f.StringVar(&c.LogStore, "raft-log-store", or(c.LogStore, "boltdb"), "store of the Raft log: boltdb, or wal for shorter and more writes; it is chosen for good when the data directory is new")
 
 	f.StringVar(&c.TokenFile, "token-file", c.TokenFile, "file of API tokens, a line each: role:token")
 	f.BoolVar(&c.Insecure, "insecure", c.Insecure, "allow other addresses than loopback without TLS and tokens")

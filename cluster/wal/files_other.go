@@ -1,0 +1,6 @@
+//go:build !linux
+
+package wal
+
+// Allocate implements [File].
+func (f *file) Allocate(size int64) error { return f.grow(size) }
