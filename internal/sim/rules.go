@@ -2,7 +2,9 @@ package sim
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pacelinehq/paceline/fsm"
@@ -68,6 +70,11 @@ func (r *rules) inspect(prev, next *fsm.State, term uint64, e *fsm.Entry, o *fsm
 	if next.Time().Before(prev.Time()) {
 		r.w.violate("log time", "it goes back at index %d", next.Index())
 	}
+	// The changes come first: what else the entry did, as bringing a node back,
+	// a plan in it can not have known.
+	for _, c := range o.Changes {
+		r.change(next, c)
+	}
 	for k, c := range e.Commands {
 		if o.Errs[k] != nil || o.Results[k].Replayed {
 			continue
@@ -80,9 +87,6 @@ func (r *rules) inspect(prev, next *fsm.State, term uint64, e *fsm.Entry, o *fsm
 			}
 		}
 		r.command(prev, next, term, c)
-	}
-	for _, c := range o.Changes {
-		r.change(next, c)
 	}
 	r.standing(prev, next)
 	if n := next.Quarantine.Len(); n > r.quarantined {
@@ -151,16 +155,19 @@ func (r *rules) overshoot(s *fsm.State, group string) {
 		}
 	}
 	usable := 0
+	var all []string // for whoever has to find out why
 	for id, i := range s.InstancesOf(group) {
 		n, ok := s.Nodes.Get(i.Node)
 		sick := i.State == fsm.Running && i.Health == fsm.Unhealthy
 		back := s.Time().Sub(r.returned[id]) < settleTime || s.Time().Sub(r.returned[i.Node]) < settleTime
 		if i.State.Active() && !sick && !back && ok && n.State == fsm.NodeStateReady {
 			usable++
+			all = append(all, fmt.Sprintf("%s on %s is %s, %s, since %v", id, i.Node, i.State, i.Health, s.Time().Sub(i.LaunchedAt)))
 		}
 	}
 	if usable > wanted {
-		r.w.violate("launches are wanted", "group %s has %d usable instances after a launch at index %d, at most %d were desired", group, usable, s.Index(), wanted)
+		r.w.violate("launches are wanted", "group %s has %d usable instances after a launch at index %d, at most %d were desired: %s",
+			group, usable, s.Index(), wanted, strings.Join(all, "; "))
 	}
 }
 
