@@ -192,7 +192,7 @@ func (c *Cluster) listen() error {
 	if err != nil {
 		return err
 	}
-	c.gossip = &gossip{log: c.log, dir: c.dir, timing: c.cfg.Timing}
+	c.gossip = &gossip{log: c.log, dir: c.dir, timing: c.cfg.Timing, announcing: make(chan struct{}, 1)}
 	peer, err := advertised(c.cfg.AdvertisePeer, c.hub.listener.Addr(), c.cfg.Join)
 	if err == nil {
 		var gossip string

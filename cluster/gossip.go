@@ -30,9 +30,11 @@ type gossip struct {
 	list   *memberlist.Memberlist
 	wg     tasks
 
-	// metaMu keeps two announcements from overtaking each other.
-	metaMu  sync.Mutex
-	lastErr sync.Map // join address -> text of the last failure
+	// announcing keeps two announcements from overtaking each other. It is a
+	// channel because the holder waits for time to pass, which under virtual
+	// time must not be waited for in a mutex.
+	announcing chan struct{}
+	lastErr    sync.Map // join address -> text of the last failure
 }
 
 func (g *gossip) start(cfg Config, transport memberlist.NodeAwareTransport, advertise string) error {
@@ -173,8 +175,8 @@ func (g *gossip) missing() []string {
 // announce spreads the node's own line after it changed.
 func (g *gossip) announce() {
 	g.wg.Go(func() {
-		g.metaMu.Lock()
-		defer g.metaMu.Unlock()
+		g.announcing <- struct{}{}
+		defer func() { <-g.announcing }()
 		// The wait is for the first packets only; the rest goes on without it.
 		if err := g.list.UpdateNode(g.timing.Gossip); err != nil {
 			g.log.Debug("announcing the node takes longer", "error", err)
