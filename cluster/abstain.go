@@ -2,8 +2,7 @@ package cluster
 
 import (
 	"context"
-
-	"github.com/hashicorp/raft"
+	"errors"
 
 	"github.com/pacelinehq/paceline/fsm"
 )
@@ -23,12 +22,15 @@ import (
 // rememberWhetherToVote finds out whether this node has to abstain. It is
 // called before Raft starts.
 func (c *Cluster) rememberWhetherToVote() error {
-	has, err := raft.HasExistingState(c.stores.Log, c.stores.Stable, snapshotStore{c.stores.Snapshots})
-	if err != nil {
+	// A term and a vote are no log: they are kept in another file, and do not
+	// say what was acknowledged.
+	last, err := c.stores.Log.LastIndex()
+	snaps, listErr := c.stores.Snapshots.List()
+	if err = errors.Join(err, listErr); err != nil {
 		return fsm.Errorf(fsm.Unavailable, "data directory", c.cfg.DataDir, "holds a log that can not be read: %v", err).
 			WithHint("restore it from a backup, or empty the directory and let the node join again")
 	}
-	if !has {
+	if last == 0 && len(snaps) == 0 {
 		if err := c.changeIdentity(func(id *identity) { id.Abstains = true }); err != nil {
 			return err
 		}

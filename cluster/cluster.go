@@ -250,7 +250,7 @@ func (c *Cluster) startRaft() error {
 	c.trans = newRaftTransport(newRaftStream(c.hub, c.dir, c.configuredAddr), &raftLogger{log: c.log}, t.PeerTimeout)
 	c.trans.votes = c.votes
 	c.trans.leads = func() bool { return !c.running.Load() || c.raft.State() == raft.Leader }
-	c.logs = newLogStore(c.stores.Log, &stopwatch{}, c.observeAppend)
+	c.logs = newLogStore(c.stores.Log, snapshotStore{c.stores.Snapshots}, c.observeAppend, c.lostPlace)
 	r, err := raft.NewRaft(c.raftConfig(), raftFSM{c.apply}, c.logs, c.stores.Stable, snapshotStore{c.stores.Snapshots}, c.trans)
 	if err != nil {
 		return errors.Join(fsm.Errorf(fsm.Unavailable, "data directory", c.cfg.DataDir, "holds a log that can not be used: %v", err).
@@ -293,6 +293,13 @@ func (c *Cluster) configuredAddr(name string) string {
 		}
 	}
 	return ""
+}
+
+// lostPlace ends the node, because its Raft and its log store disagree about
+// what the log holds. Raft reads the log again when it starts.
+func (c *Cluster) lostPlace(err error) {
+	c.fail(fsm.Errorf(fsm.Unavailable, "Raft log", "", "could not be written when entries had to be replaced: %v", err).
+		WithHint("start the node again; it goes on where its log ends"))
 }
 
 func (c *Cluster) observeAppend(d time.Duration) {

@@ -13,9 +13,10 @@ import (
 // ErrNotLeader is errNotLeader.
 var ErrNotLeader = errNotLeader
 
-// NewLogStore puts a logStore before a store.
-func NewLogStore(below raft.LogStore) raft.LogStore {
-	return newLogStore(below, &stopwatch{}, func(time.Duration) {})
+// NewLogStore puts a logStore before a store; lost is told when Raft would have
+// to be started again.
+func NewLogStore(below raft.LogStore, snaps raft.SnapshotStore, lost func(error)) raft.LogStore {
+	return newLogStore(below, snaps, func(time.Duration) {}, lost)
 }
 
 // CachedBytes is the size of a logStore's cache.

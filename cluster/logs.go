@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,24 +16,42 @@ import (
 // entries in memory for replication. Its cache is bounded in bytes, where
 // raft.LogCache counts entries, whose size varies a thousandfold with group
 // commit.
+//
+// And it keeps Raft and the store of one mind. When an append fails after the
+// entries that it replaces were deleted, Raft goes on as if those were there:
+// it would accept, and acknowledge, what follows them, and leave a hole in
+// front of it.
 type logStore struct {
 	raft.LogStore
 	watch   *stopwatch
 	observe func(time.Duration)
+	// covered is the index up to which the newest snapshot stands in for
+	// entries, and lost is told when Raft has to be started again.
+	covered func() (uint64, error)
+	lost    func(error)
 	// arrived is the newest index that was given to the store, and coming
 	// wakes those who wait for it.
 	arrived atomic.Uint64
 	coming  signal
 
 	mu    sync.RWMutex
+	cut   bool   // entries were deleted, and those that replace them are to come
+	next  uint64 // the index after the last entry, 0 when it has to be looked up
 	ring  [maxCachedLogs]*raft.Log
 	bytes int
 	low   uint64 // the oldest index that may be in the ring
 	high  uint64
 }
 
-func newLogStore(store raft.LogStore, watch *stopwatch, observe func(time.Duration)) *logStore {
-	return &logStore{LogStore: store, watch: watch, observe: observe}
+func newLogStore(store raft.LogStore, snaps raft.SnapshotStore, observe func(time.Duration), lost func(error)) *logStore {
+	covered := func() (uint64, error) {
+		list, err := snaps.List()
+		if err != nil || len(list) == 0 {
+			return 0, err
+		}
+		return list[0].Index, nil // newest first
+	}
+	return &logStore{LogStore: store, watch: &stopwatch{}, observe: observe, covered: covered, lost: lost}
 }
 
 // StoreLog implements [raft.LogStore].
@@ -47,6 +66,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 			}
 		}
 	}
+	if err := s.follows(logs[0].Index); err != nil {
+		return err
+	}
 	s.arrived.Store(logs[len(logs)-1].Index)
 	s.coming.fire()
 	start := time.Now()
@@ -54,15 +76,46 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	err := s.LogStore.StoreLogs(logs)
 	s.watch.end()
 	s.observe(time.Since(start))
+	s.mu.Lock()
 	if err != nil {
+		cut := s.cut
+		s.next = 0
+		s.mu.Unlock()
+		if cut {
+			s.lost(err)
+		}
 		return err
 	}
-	s.mu.Lock()
+	s.cut, s.next = false, logs[len(logs)-1].Index+1
 	for _, l := range logs {
 		s.keep(l)
 	}
 	s.mu.Unlock()
 	return nil
+}
+
+// follows refuses an entry that leaves a hole in the log. A gap is no hole when
+// a snapshot covers it, as one does that Raft has just installed.
+func (s *logStore) follows(index uint64) error {
+	s.mu.RLock()
+	next := s.next
+	s.mu.RUnlock()
+	if next == 0 {
+		last, err := s.LastIndex()
+		if err != nil {
+			return err
+		}
+		next = last + 1
+	}
+	if index <= next {
+		return nil
+	}
+	covered, err := s.covered()
+	if err == nil && index > covered+1 {
+		err = fmt.Errorf("entry %d does not follow entry %d, and the newest snapshot ends with %d", index, next-1, covered)
+		s.lost(err)
+	}
+	return err
 }
 
 // keep caches an entry and drops the oldest ones beyond the limits.
@@ -108,12 +161,26 @@ func (s *logStore) GetLog(index uint64, out *raft.Log) error {
 	return s.LogStore.GetLog(index, out)
 }
 
-// DeleteRange implements [raft.LogStore].
+// DeleteRange implements [raft.LogStore]. Raft compacts beside appends, and
+// deletes newer entries between them.
 func (s *logStore) DeleteRange(from, to uint64) error {
+	last, err := s.LastIndex()
+	if err != nil {
+		return err
+	}
+	newer := to >= last
 	s.mu.Lock()
-	s.reset()
+	if s.reset(); newer {
+		s.next = 0
+	}
 	s.mu.Unlock()
-	return s.LogStore.DeleteRange(from, to)
+	if err := s.LogStore.DeleteRange(from, to); err != nil || !newer {
+		return err
+	}
+	s.mu.Lock()
+	s.cut, s.next = true, 0
+	s.mu.Unlock()
+	return nil
 }
 
 // stopwatch knows whether an operation is running, and since when.

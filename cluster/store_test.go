@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -22,8 +23,13 @@ func entryOf(t *testing.T, name string, size int) []byte {
 	return (&fsm.Entry{Commands: []fsm.Envelope{env}}).Encode()
 }
 
+// newLogStore is a log store whose Raft must never lose its place.
+func newLogStore(t *testing.T, below raft.LogStore) raft.LogStore {
+	return cluster.NewLogStore(below, raft.NewInmemSnapshotStore(), func(err error) { t.Errorf("Raft has lost its place: %v", err) })
+}
+
 func TestLogStoreRefusesADamagedEntry(t *testing.T) {
-	s := cluster.NewLogStore(raft.NewInmemStore())
+	s := newLogStore(t, raft.NewInmemStore())
 	good := entryOf(t, "t", 1)
 	bad := bytes.Clone(good)
 	bad[len(bad)-3] ^= 1
@@ -43,7 +49,7 @@ func TestLogStoreRefusesADamagedEntry(t *testing.T) {
 // the log was replaced, and within the cache's limit.
 func TestLogStoreCacheIsTrue(t *testing.T) {
 	below := raft.NewInmemStore()
-	s := cluster.NewLogStore(below)
+	s := newLogStore(t, below)
 	store := func(index, term uint64, size int) {
 		t.Helper()
 		l := &raft.Log{Index: index, Term: term, Type: raft.LogCommand, Data: entryOf(t, fmt.Sprintf("t-%d-%d", index, term), size)}
@@ -93,4 +99,68 @@ func TestLogStoreCacheIsTrue(t *testing.T) {
 	if err := s.GetLog(1480, &l); err == nil {
 		t.Error("a deleted entry is still there")
 	}
+}
+
+// brittle is a store that fails when it is told to.
+type brittle struct {
+	raft.LogStore
+	fails bool
+}
+
+func (b *brittle) StoreLogs(logs []*raft.Log) error {
+	if b.fails {
+		return errors.New("the disk is full")
+	}
+	return b.LogStore.StoreLogs(logs)
+}
+
+func noops(from, to, term uint64) (list []*raft.Log) {
+	for i := from; i <= to; i++ {
+		list = append(list, &raft.Log{Index: i, Term: term, Type: raft.LogNoop})
+	}
+	return list
+}
+
+// TestLogStoreKeepsRaftsPlace fails the append that replaces deleted entries:
+// Raft would take what comes after them, as if they were there.
+func TestLogStoreKeepsRaftsPlace(t *testing.T) {
+	below, snaps := &brittle{LogStore: raft.NewInmemStore()}, raft.NewInmemSnapshotStore()
+	lost := 0
+	s := cluster.NewLogStore(below, snaps, func(error) { lost++ })
+	must := func(err error) {
+		t.Helper()
+		if err != nil || lost > 0 {
+			t.Fatalf("%v, %d times lost", err, lost)
+		}
+	}
+	must(s.StoreLogs(noops(1, 10, 2)))
+	below.fails = true
+	if err := s.StoreLogs(noops(11, 12, 2)); err == nil || lost > 0 {
+		t.Fatalf("an append to the end: %v, %d times lost; Raft can try again", err, lost)
+	}
+	below.fails = false
+	must(s.StoreLogs(noops(11, 12, 2)))
+	must(s.DeleteRange(1, 3)) // a compaction
+	below.fails = true
+	if err := s.StoreLogs(noops(13, 13, 2)); err == nil || lost > 0 {
+		t.Fatalf("an append after a compaction: %v, %d times lost", err, lost)
+	}
+	below.fails = false
+	must(s.DeleteRange(6, 12))
+	below.fails = true
+	if err := s.StoreLogs(noops(6, 6, 3)); err == nil || lost != 1 {
+		t.Fatalf("an append in the place of others: %v, %d times lost", err, lost)
+	}
+	below.fails, lost = false, 0
+	if err := s.StoreLogs(noops(13, 13, 4)); err == nil || lost != 1 {
+		t.Fatalf("an append that leaves a hole: %v, %d times lost", err, lost)
+	}
+	if last, err := below.LastIndex(); err != nil || last != 5 {
+		t.Errorf("it holds entries up to %d, %v", last, err)
+	}
+	sink, err := snaps.Create(1, 12, 3, raft.Configuration{}, 1, nil)
+	lost = 0
+	must(err)
+	must(sink.Close())
+	must(s.StoreLogs(noops(13, 13, 4)))
 }
