@@ -114,15 +114,18 @@ func (d dirStorage) openBolt() (*raftboltdb.BoltStore, error) {
 // with the log of the other store: the node would have forgotten it.
 func (d dirStorage) openLog(bolt *raftboltdb.BoltStore, s *Stores) error {
 	path := filepath.Join(d.dir, dirWAL)
-	_, err := os.Stat(path)
-	has, want := LogStoreBolt, d.logStore
-	switch last, lastErr := bolt.LastIndex(); {
+	has, want := "", d.logStore
+	last, err := bolt.LastIndex()
+	if err != nil {
+		return d.failed(err)
+	}
+	switch _, err := os.Stat(path); {
 	case err == nil:
 		has = LogStoreWAL
-	case lastErr != nil:
-		return d.failed(lastErr)
-	case last == 0:
-		has = ""
+	case !errors.Is(err, fs.ErrNotExist):
+		return d.failed(err)
+	case last > 0:
+		has = LogStoreBolt
 	}
 	if want == "" {
 		want = orDefault(has, LogStoreBolt)

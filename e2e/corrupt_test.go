@@ -63,11 +63,17 @@ func TestFlippedEntry(t *testing.T) {
 			}
 			n.kill()
 			alter(t, n.logFile(), func(b []byte) []byte {
-				at := bytes.Index(b, []byte("canary-17"))
-				if at < 0 {
-					t.Fatal("the log does not hold the text in the clear")
+				text := []byte("canary-17")
+				if store == "wal" { // which does not keep it in the clear
+					for i := range text {
+						text[i] ^= 0xA5
+					}
 				}
-				for ; at >= 0; at = bytes.Index(b, []byte("canary-17")) { // old pages may hold copies
+				at := bytes.Index(b, text)
+				if at < 0 {
+					t.Fatal("the log does not hold the text")
+				}
+				for ; at >= 0; at = bytes.Index(b, text) { // old pages may hold copies
 					b[at+8] ^= 0x04
 				}
 				return b

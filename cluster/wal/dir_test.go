@@ -147,83 +147,263 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// varied fills a log with all that a log may hold: payloads of any length and
+// none, of zeros, of the mask, and with the records of another log in them; a
+// deletion in the middle and others in the place of what was deleted; many
+// batches, the last one of four entries.
+func varied(t testing.TB, l *wal.Log, withLast bool) (all []*raft.Log) {
+	t.Helper()
+	other := t.TempDir()
+	o := openDir(t, other)
+	store(t, o, 500, 100, 3)
+	foreign, err := os.ReadFile(files(t, other)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range foreign {
+		foreign[i] ^= 0xA5 // the mask makes it a record again
+	}
+	payloads := [][]byte{nil, make([]byte, 1100), bytes.Repeat([]byte{0xA5}, 1100), foreign[:1500], []byte("x"), bytes.Repeat([]byte{1, 0}, 300)}
+	put := func(index, term uint64, n int) {
+		t.Helper()
+		var list []*raft.Log
+		for k := range uint64(n) {
+			i := index + k
+			list = append(list, &raft.Log{Index: i, Term: term, Data: payloads[i%uint64(len(payloads))]})
+		}
+		if err := l.StoreLogs(list); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all[:index-1], list...)
+	}
+	for i := range uint64(20) {
+		put(1+2*i, 2, 2)
+	}
+	if err := l.DeleteRange(31, 40); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(4) {
+		put(31+2*i, 3, 2)
+	}
+	if withLast {
+		put(39, 3, 4)
+	}
+	return all
+}
+
 // TestDamage flips a bit anywhere in what was written. Whatever it hits, no
 // entry may go missing: the log refuses to open, or has all of them, with one
 // payload other than it was.
 func TestDamage(t *testing.T) {
 	dir := t.TempDir()
 	l := openDir(t, dir)
-	all := store(t, l, 1, 300, 20)
-	if err := l.DeleteRange(59, 60); err != nil {
-		t.Fatal(err)
-	}
-	all = append(all[:58], store(t, l, 59, 300, 1)...)
+	all := varied(t, l, true)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	refused, changed := 0, 0
-	for seed := range uint64(600) {
-		r := rand.New(rand.NewPCG(seed, 2))
-		names := files(t, dir)
-		name := names[r.IntN(len(names))]
+	for _, name := range files(t, dir) {
 		whole, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := r.IntN(len(whole))
-		for whole[at] == 0 {
-			at = r.IntN(len(whole))
+		written := len(bytes.TrimRight(whole, "\x00"))
+		for at := 0; at < written; at += 13 {
+			b := bytes.Clone(whole)
+			b[at] ^= 1 << (at % 8)
+			if damaged(t, dir, name, b, all, fmt.Sprintf("byte %d of %s", at, name)) {
+				refused++
+			} else {
+				changed++
+			}
 		}
-		b := bytes.Clone(whole)
-		b[at] ^= 1 << r.IntN(8)
-		if err := os.WriteFile(name, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		l, err := tryDir(t, dir)
-		var damaged *wal.DamagedError
-		switch {
-		case errors.As(err, &damaged):
-			refused++
-		case err != nil:
-			t.Fatalf("byte %d of %s: %v", at, name, err)
-		default:
-			changed += differences(t, l, all)
-		}
-		if err == nil {
-			err = l.Close()
-		}
-		if errors.Join(nilIf(damaged, err), os.WriteFile(name, whole, 0o600)) != nil {
+		if err := os.WriteFile(name, whole, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if refused == 0 || changed == 0 {
-		t.Errorf("%d logs were refused, %d have a damaged payload: the test does not reach both", refused, changed)
+		t.Errorf("%d logs were refused, %d were opened: the test does not reach both", refused, changed)
 	}
 }
 
-func nilIf(damaged *wal.DamagedError, err error) error {
-	if damaged != nil {
-		return nil
-	}
-	return err
-}
-
-// differences counts the entries whose payload is another.
-func differences(t *testing.T, l *wal.Log, all []*raft.Log) (n int) {
+// damaged puts other content into a file, and reports whether the log refuses
+// it. If not, the log must have all entries, one at most with other data.
+func damaged(t *testing.T, dir, name string, content []byte, all []*raft.Log, what string) (refused bool) {
 	t.Helper()
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := tryDir(t, dir)
+	if e := (*wal.DamagedError)(nil); errors.As(err, &e) {
+		return true
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if want := fmt.Sprintf("1-%d", len(all)); span(l) != want {
+		t.Fatalf("%s: it has %s, not %s", what, span(l), want)
+	}
+	differ := 0
 	for _, e := range all {
 		var got raft.Log
-		if err := l.GetLog(e.Index, &got); err != nil {
-			t.Fatalf("entry %d: %v", e.Index, err)
+		if err := l.GetLog(e.Index, &got); err != nil || got.Term != e.Term {
+			t.Fatalf("%s: entry %d: %v, of term %d", what, e.Index, err, got.Term)
 		}
 		if !same(&got, e) {
-			n++
+			differ++
 		}
 	}
-	if n > 1 || span(l) != "1-61" {
-		t.Fatalf("%d entries of %s differ", n, span(l))
+	if differ > 1 {
+		t.Fatalf("%s: %d entries differ", what, differ)
 	}
-	return n
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return false
+}
+
+// newest returns the newest file of a log, its content, and how much of that
+// was written.
+func newest(t testing.TB, dir string) (name string, content []byte, written int) {
+	t.Helper()
+	names := files(t, dir)
+	name = names[len(names)-1]
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name, content, len(bytes.TrimRight(content, "\x00"))
+}
+
+// TestLostSectors reads one sector as zeros. In the last batch that is what a
+// crash does, and the batch goes as far as it was written; before it, it is
+// damage, which the log has to notice.
+func TestLostSectors(t *testing.T) {
+	without, dir := t.TempDir(), t.TempDir()
+	l := openDir(t, without)
+	before := varied(t, l, false)
+	_, _, from := newest(t, without)
+	l = openDir(t, dir)
+	all := varied(t, l, true)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name, whole, to := newest(t, dir)
+	if from > to-3*sector {
+		t.Fatalf("the last batch is at %d to %d", from, to)
+	}
+	for at := 0; at < to; at += sector {
+		b := bytes.Clone(whole)
+		clear(b[at : at+sector])
+		if at < from && at+sector > from {
+			continue // the end of what was acknowledged, and the start of the last batch
+		}
+		if at < from {
+			damaged(t, dir, name, b, all, fmt.Sprintf("without the sector at %d of %d", at, from))
+			continue
+		}
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := tryDir(t, dir)
+		if err != nil {
+			t.Fatalf("without the sector at %d, of a batch from %d on: %v", at, from, err)
+		}
+		last, _ := l.LastIndex()
+		if last < 38 || last > 41 {
+			t.Errorf("without the sector at %d it ends with entry %d", at, last)
+		}
+		for _, e := range before {
+			var got raft.Log
+			if err := l.GetLog(e.Index, &got); err != nil || !same(&got, e) {
+				t.Fatalf("without the sector at %d, entry %d: %v", at, e.Index, err)
+			}
+		}
+		store(t, l, last+1, 10, 1) // into a segment of its own
+		added, _, _ := newest(t, dir)
+		if err := errors.Join(l.Close(), os.Remove(added)); err != nil || added == name {
+			t.Fatalf("it goes on in %s, %v", added, err)
+		}
+	}
+}
+
+// TestFailedDeletionIsTriedAgain has the disk refuse to delete files, and an
+// append that was begun in vain before.
+func TestFailedDeletionIsTriedAgain(t *testing.T) {
+	d := newDisk(rand.New(rand.NewPCG(1, 1)))
+	l, err := wal.Open(d, testSegment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := store(t, l, 151, 700, 10)
+	d.unsynced = true
+	if l.StoreLogs([]*raft.Log{{Index: 181, Data: make([]byte, testSegment)}}) == nil {
+		t.Fatal("an append was not synced")
+	}
+	d.fails, d.unsynced = 1, false
+	for range 2 {
+		if l.DeleteRange(151, 180) == nil {
+			t.Fatal("a disk that fails has served")
+		}
+	}
+	m := &model{list: all, next: 181, known: map[uint64][]*raft.Log{}}
+	m.tried(all)
+	if err := m.observe(l, all); err != nil {
+		t.Fatalf("after deletions that failed: %v", err)
+	}
+	d.fails = 0
+	if err := l.DeleteRange(151, 180); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = wal.Open(d, testSegment); err != nil || span(l) != "0-0" || len(d.now) > 1 {
+		t.Errorf("after a deletion and a restart it has %s in %d files, %v", span(l), len(d.now), err)
+	}
+}
+
+// TestMissingSegment takes a file away from the middle.
+func TestMissingSegment(t *testing.T) {
+	dir := t.TempDir()
+	l := openDir(t, dir)
+	store(t, l, 1, 300, 40)
+	if err := errors.Join(l.Close(), os.Remove(files(t, dir)[2])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tryDir(t, dir); err == nil || !strings.Contains(err.Error(), "should be") {
+		t.Errorf("a file was taken away: %v", err)
+	}
+}
+
+// TestDamagedPayload has a flipped bit in the data of an entry. That of a
+// command is for the machine to notice; others would change Raft unnoticed.
+func TestDamagedPayload(t *testing.T) {
+	dir := t.TempDir()
+	l := openDir(t, dir)
+	data := bytes.Repeat([]byte("data"), 50)
+	if err := l.StoreLogs([]*raft.Log{{Index: 1, Data: data}, {Index: 2, Type: raft.LogConfiguration, Data: data}, {Index: 3}}); err != nil {
+		t.Fatal(err)
+	}
+	name := files(t, dir)[0]
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int{32 + 48 + 100, 32 + 48 + 200 + 48 + 100} {
+		b[at] ^= 1
+	}
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openDir(t, dir)
+	var got raft.Log
+	if err := l.GetLog(1, &got); err != nil || bytes.Equal(got.Data, data) {
+		t.Errorf("a damaged command: %v, %q", err, got.Data)
+	}
+	if e := (*wal.DamagedError)(nil); !errors.As(l.GetLog(2, &got), &e) {
+		t.Errorf("a damaged configuration was read: %q", got.Data)
+	}
 }
 
 func TestCutOffFile(t *testing.T) {

@@ -20,6 +20,8 @@ type disk struct {
 	lies bool
 	// fails is the share of operations that fail, some of them half done.
 	fails float64
+	// unsynced makes syncs of files fail, and nothing else.
+	unsynced bool
 
 	now, durable map[string]*inode
 }
@@ -180,23 +182,25 @@ func (h *handle) Allocate(size int64) error {
 	return nil
 }
 
-func (h *handle) Truncate(size int64) error {
-	if h.d.fail() {
-		return errDisk
-	}
-	h.resize(int(size))
-	return nil
-}
-
 func (h *handle) Sync() error {
 	switch {
 	case h.d.lies:
 		return nil
-	case h.d.fail():
+	case h.d.fail() || h.d.unsynced:
 		h.some()
 		return errDisk
 	}
 	h.n.synced()
+	return nil
+}
+
+// Refresh drops what is in memory: after a sync that failed, the system takes
+// pages for clean that are not on the disk.
+func (h *handle) Refresh() error {
+	if err := h.Sync(); err != nil {
+		return err
+	}
+	h.n.now = slices.Clone(h.n.durable)
 	return nil
 }
 

@@ -28,10 +28,13 @@ type File interface {
 	// Allocate reserves the disk space up to a size; what was not written
 	// before reads as zeros.
 	Allocate(size int64) error
-	Truncate(size int64) error
 	// Sync makes the content durable, and as much of the metadata as it takes
 	// to read it.
 	Sync() error
+	// Refresh syncs and then forgets what the system has in memory, so that
+	// reads see what is on the disk: after a sync that failed, memory may hold
+	// what the disk does not.
+	Refresh() error
 	Close() error
 }
 

@@ -16,17 +16,24 @@ import (
 //
 //	header = magic | before u64, the end of what was acknowledged in the
 //	         segment before this one, or startsAnew | size u64 that was
-//	         reserved for the file | CRC of these 24 bytes
+//	         reserved for the file | CRC of these 24 bytes | 4 zeros
+//
 //	record = size u32 | extensions u32 | index u64 | term u64 | appended i64 |
-//	         type u8 | flags u8 | 2 zeros | CRC of these 36 bytes |
-//	         CRC of the payload |
-//	         payload: data, then extensions, size bytes in all
+//	         type u8 | flags u8 | 2 zeros | CRC of the payload | CRC of the
+//	         segment's number, the record's offset and these 40 bytes | 4 zeros |
+//	         payload: data, then extensions, size bytes in all | zeros up to a
+//	         multiple of 8
+//
+// Each byte of a record is changed by a mask, so that zeros in it are no zeros
+// on the disk: those are what reads where nothing was written (see unwritten).
 const (
 	segmentMagic  = "plwal\x00\x00\x01" // the last byte is the version
-	segmentHeader = 28
+	segmentHeader = 32
 	segmentSummed = 24
-	recordHeader  = 44
-	recordSummed  = 36
+	recordHeader  = 48
+	recordSummed  = 40
+	alignment     = 8
+	mask          = 0xA5
 
 	// startsAnew says that nothing before the segment counts.
 	startsAnew = ^uint64(0)
@@ -68,7 +75,7 @@ func appendSegmentHeader(b []byte, before, size uint64) []byte {
 	b = append(b, segmentMagic...)
 	b = binary.LittleEndian.AppendUint64(b, before)
 	b = binary.LittleEndian.AppendUint64(b, size)
-	return binary.LittleEndian.AppendUint32(b, checksum(b[from:]))
+	return append(binary.LittleEndian.AppendUint32(b, checksum(b[from:])), 0, 0, 0, 0)
 }
 
 // parseSegmentHeader returns what a segment says of the one before it, and of
@@ -86,7 +93,27 @@ func parseSegmentHeader(b []byte) (before, size uint64, err error) {
 	return binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:]), nil
 }
 
-func appendRecord(b []byte, l *raft.Log, flags byte) []byte {
+// position is where a record stands: in which segment, and at which byte.
+type position struct {
+	segment uint64
+	at      int64
+}
+
+// sum is the checksum of a record's header at a position. A copy of a record
+// elsewhere, as in the data of another, has another.
+func (p position) sum(header []byte) uint32 {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], p.segment)
+	binary.LittleEndian.PutUint64(b[8:], uint64(p.at))
+	return crc32.Update(checksum(b[:]), castagnoli, header[:recordSummed])
+}
+
+// recordSize is the length of the record of an entry.
+func recordSize(payload int) int64 {
+	return recordHeader + int64((payload+alignment-1)/alignment*alignment)
+}
+
+func appendRecord(b []byte, p position, l *raft.Log, flags byte) []byte {
 	from := len(b)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(l.Data)+len(l.Extensions)))
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(l.Extensions)))
@@ -98,9 +125,21 @@ func appendRecord(b []byte, l *raft.Log, flags byte) []byte {
 	}
 	b = binary.LittleEndian.AppendUint64(b, uint64(at))
 	b = append(b, byte(l.Type), flags, 0, 0)
-	b = binary.LittleEndian.AppendUint32(b, checksum(b[from:]))
 	b = binary.LittleEndian.AppendUint32(b, crc32.Update(checksum(l.Data), castagnoli, l.Extensions))
-	return append(append(b, l.Data...), l.Extensions...)
+	b = append(binary.LittleEndian.AppendUint32(b, p.sum(b[from:])), 0, 0, 0, 0)
+	b = append(append(b, l.Data...), l.Extensions...)
+	for (len(b)-from)%alignment != 0 {
+		b = append(b, 0)
+	}
+	flip(b[from:])
+	return b
+}
+
+// flip puts the mask on, or takes it off.
+func flip(b []byte) {
+	for i := range b {
+		b[i] ^= mask
+	}
 }
 
 // record is the header of a record.
@@ -113,25 +152,36 @@ type record struct {
 	sum              uint32
 }
 
-// parseRecord reads the header of a record; ok is false when it is none.
-func parseRecord(b []byte) (r record, ok bool) {
-	if len(b) < recordHeader || binary.LittleEndian.Uint32(b[recordSummed:]) != checksum(b[:recordSummed]) {
+// length is that of the whole record.
+func (r record) length() int64 { return recordSize(int(r.size)) }
+
+// parseRecord reads the header of the record at the start of b, as it is on
+// the disk; ok is false when it is none.
+func parseRecord(b []byte, p position) (r record, ok bool) {
+	if len(b) < recordHeader {
+		return r, false
+	}
+	var h [recordHeader]byte
+	copy(h[:], b)
+	flip(h[:])
+	if binary.LittleEndian.Uint32(h[recordSummed:]) != p.sum(h[:]) {
 		return r, false
 	}
 	r = record{
-		size: binary.LittleEndian.Uint32(b), extensions: binary.LittleEndian.Uint32(b[4:]),
-		index: binary.LittleEndian.Uint64(b[8:]), term: binary.LittleEndian.Uint64(b[16:]),
-		appended: int64(binary.LittleEndian.Uint64(b[24:])), kind: raft.LogType(b[32]), flags: b[33],
-		sum: binary.LittleEndian.Uint32(b[40:]),
+		size: binary.LittleEndian.Uint32(h[:]), extensions: binary.LittleEndian.Uint32(h[4:]),
+		index: binary.LittleEndian.Uint64(h[8:]), term: binary.LittleEndian.Uint64(h[16:]),
+		appended: int64(binary.LittleEndian.Uint64(h[24:])), kind: raft.LogType(h[32]), flags: h[33],
+		sum: binary.LittleEndian.Uint32(h[36:]),
 	}
 	return r, r.size <= maxRecord && r.extensions <= r.size
 }
 
 // log makes an entry of a record and its payload, which it keeps.
 func (r record) log(payload []byte, out *raft.Log) {
-	*out = raft.Log{Index: r.index, Term: r.term, Type: r.kind, Data: payload[:r.size-r.extensions]}
+	data := r.size - r.extensions
+	*out = raft.Log{Index: r.index, Term: r.term, Type: r.kind, Data: payload[:data:data]}
 	if r.extensions > 0 {
-		out.Extensions = payload[r.size-r.extensions:]
+		out.Extensions = payload[data:r.size]
 	}
 	if r.appended != 0 {
 		out.AppendedAt = time.Unix(0, r.appended)
@@ -139,9 +189,10 @@ func (r record) log(payload []byte, out *raft.Log) {
 }
 
 // unwritten reports whether a part of b, which lies at an offset of a file,
-// was never written: a crash loses whole sectors, which then read as zeros,
-// and a flipped bit does not make a whole one zero. etcd's log tells a torn
-// record from a damaged one in the same way.
+// was never written: a crash loses whole sectors, which then read as zeros.
+// Through alignment and mask, each part of a record in one sector has at least
+// 8 bytes that are not all zeros, so that a flipped bit does not look like
+// this. etcd's log tells a torn record from a damaged one in the same way.
 func unwritten(b []byte, offset int64) bool {
 	for len(b) > 0 {
 		n := min(int64(len(b)), sector-offset%sector)

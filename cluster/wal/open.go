@@ -20,125 +20,181 @@ func parseName(name string) (number uint64, ok bool) {
 	return number, is && err == nil && segmentName(number) == name
 }
 
-// loading is a segment while the log is opened.
-type loading struct {
-	*segment
-	content []byte
-	before  uint64 // what its header says of the segment before it
-	err     error  // of the header
-}
-
 // Open reads the log in a directory. It drops the end of an append that a
 // crash has cut off, and gives a [*DamagedError] for anything else that is not
 // as it was written. segmentSize is [SegmentSize] but in tests.
-func Open(files Files, segmentSize int64) (_ *Log, err error) {
-	names, err := files.List()
+func Open(files Files, segmentSize int64) (*Log, error) {
+	l := &Log{files: files, segmentSize: segmentSize}
+	err := l.open()
 	if err != nil {
-		return nil, fmt.Errorf("listing the log: %w", err)
+		return nil, errors.Join(err, closeAll(l.segments))
+	}
+	return l, nil
+}
+
+func (l *Log) open() error {
+	names, err := l.files.List()
+	if err != nil {
+		return fmt.Errorf("listing the log: %w", err)
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { _, ok := parseName(n); return !ok })
 	slices.Sort(names)
-	l := &Log{files: files, segmentSize: segmentSize}
-	defer func() {
+	var before []uint64 // what each segment says of the one before it
+	start := 0
+	for i, name := range names {
+		b, err := l.load(name, i == len(names)-1)
 		if err != nil {
-			err = errors.Join(err, closeAll(l.segments))
+			return err
 		}
-	}()
-	var list []*loading
-	for _, name := range names {
-		s, err := l.load(name)
-		if err != nil {
-			return nil, err
+		if b == startsAnew {
+			start = i
 		}
-		l.segments = append(l.segments, s.segment)
-		list = append(list, s)
+		before = append(before, b)
 	}
-	for i, s := range list {
-		if err := l.take(s, list[i+1:]); err != nil {
-			return nil, err
+	for i, s := range l.segments {
+		limit := int64(-1)
+		if i+1 < len(l.segments) {
+			limit = int64(before[i+1])
+		}
+		if i < start {
+			continue
+		}
+		if err := l.take(s, limit); err != nil {
+			return err
 		}
 	}
-	return l, l.settle(list)
+	// Files that a killed process deleted may be on the disk still, and come
+	// back.
+	if err := errors.Join(l.sweep(), l.files.Sync()); err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	return l.reclaim()
 }
 
-// load reads a segment's file.
-func (l *Log) load(name string) (*loading, error) {
+// load opens a segment and reads its header. The newest one is left out, and
+// is stale, when a crash came before its first append was done.
+func (l *Log) load(name string, newest bool) (before uint64, err error) {
 	f, err := l.files.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("opening a segment of the log: %w", err)
+		return 0, fmt.Errorf("opening a segment of the log: %w", err)
 	}
-	s := &loading{segment: &segment{File: f, name: name, end: segmentHeader}}
-	if s.size, err = s.Size(); err == nil {
-		s.content = make([]byte, s.size)
-		if _, err = s.ReadAt(s.content, 0); errors.Is(err, io.EOF) {
-			err = nil
-		}
+	s := &segment{File: f, name: name, end: segmentHeader}
+	s.number, _ = parseName(name)
+	l.segments, l.number = append(l.segments, s), s.number
+	if err = f.Refresh(); err == nil {
+		s.size, err = f.Size()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading a segment of the log: %w", errors.Join(err, f.Close()))
+		return 0, fmt.Errorf("opening a segment of the log: %w", err)
 	}
-	var reserved uint64
-	s.before, reserved, s.err = parseSegmentHeader(s.content)
-	if s.err == nil && uint64(s.size) < reserved {
-		err := &DamagedError{s.name, s.size, fmt.Sprintf("it is cut off; %d bytes were reserved for it", reserved)}
-		return nil, errors.Join(err, f.Close())
+	head, err := s.read(min(s.size, segmentHeader))
+	if err != nil {
+		return 0, err
 	}
-	return s, nil
-}
-
-// take adds the records of a segment to the log. The newer segments say what
-// counts of it.
-func (l *Log) take(s *loading, newer []*loading) error {
-	limit := int64(-1)
-	for i, n := range newer {
-		switch {
-		case n.err != nil && i == len(newer)-1: // it failed before it held anything, if it is no damage
-		case n.before == startsAnew:
-			return nil
-		case i == 0:
-			limit = int64(n.before)
+	before, size, bad := parseSegmentHeader(head)
+	if bad == nil && uint64(s.size) < size {
+		return 0, &DamagedError{name, s.size, fmt.Sprintf("it is cut off; %d bytes were reserved for it", size)}
+	}
+	if newest {
+		begun, err := s.begunInVain(bad == nil)
+		if err != nil {
+			return 0, err
+		}
+		if begun {
+			l.segments, l.stale = l.segments[:len(l.segments)-1], name
+			return 0, f.Close()
 		}
 	}
-	if s.err != nil {
-		head := s.content[:min(len(s.content), segmentHeader)]
-		if len(newer) == 0 && (len(head) < segmentHeader || unwritten(head, 0)) && !laterBatch(s.content, l.next()) {
-			s.end = 0
-			return nil
-		}
-		return &DamagedError{s.name, 0, s.err.Error()}
+	if bad != nil {
+		return 0, &DamagedError{name, 0, bad.Error()}
 	}
-	if s.before == startsAnew {
-		l.places = nil
-	}
-	return l.takeRecords(s, limit)
+	return before, nil
 }
 
-// takeRecords adds the records up to a limit, all of which are whole; without
-// a limit up to what a crash has left of an append. A payload that is damaged
-// otherwise is found by who reads the entry.
-func (l *Log) takeRecords(s *loading, limit int64) error {
-	for s.end != limit {
-		rest := s.content[min(s.end, s.size):]
-		r, why := l.check(rest)
-		n := recordHeader + int64(r.size)
-		switch {
-		case limit >= 0:
-			if why == "" && s.end+n > limit {
-				why = fmt.Sprintf("entry %d goes beyond what the next segment says of this one", r.index)
-			}
-		case allZero(rest):
+// begunInVain reports whether a crash came before the first append to a segment
+// was done. What its header says does not count then.
+func (s *segment) begunInVain(headed bool) (bool, error) {
+	b, err := s.read(s.size)
+	if err != nil {
+		return false, err
+	}
+	if !headed {
+		head := b[:min(len(b), segmentHeader)]
+		return (len(head) < segmentHeader || unwritten(head, 0)) && !s.laterBatch(b, 0), nil
+	}
+	rest := b[segmentHeader:]
+	r, ok := parseRecord(rest, position{s.number, segmentHeader})
+	return allZero(rest) || s.torn(rest, r, ok), nil
+}
+
+// read returns the first n bytes of a segment.
+func (s *segment) read(n int64) ([]byte, error) {
+	b := make([]byte, n)
+	if _, err := s.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("reading a segment of the log: %w", err)
+	}
+	return b, nil
+}
+
+// take adds the records of a segment up to a limit, all of which are whole;
+// without a limit (-1), in the newest segment, up to what a crash has left of
+// an append. A payload that is damaged is found by who reads the entry.
+func (l *Log) take(s *segment, limit int64) error {
+	b, err := s.read(s.size)
+	if err != nil {
+		return err
+	}
+	end := s.size
+	if limit >= 0 {
+		end = limit
+	}
+	for s.end != end {
+		rest := b[s.end:]
+		if limit < 0 && allZero(rest) {
 			return nil
-		case why != "" && l.torn(rest, s.end, n), why == "" && r.torn(rest, s.end) && !laterBatch(rest[n:], r.index):
+		}
+		r, ok := parseRecord(rest, position{s.number, s.end})
+		if limit < 0 && s.torn(rest, r, ok) {
 			l.full = true
 			return nil
 		}
-		if why != "" {
+		if why := l.check(r, ok, end-s.end); why != "" {
 			return &DamagedError{s.name, s.end, why}
 		}
-		l.replay(s.segment, r)
-		s.end += n
+		l.replay(s, r)
+		s.end += r.length()
 	}
 	return nil
+}
+
+// torn reports whether what is left of the newest segment is the rest of an
+// append that a crash has cut off: a part of the record at its start was never
+// written, and nothing follows that was written later.
+func (s *segment) torn(rest []byte, r record, ok bool) bool {
+	if !ok {
+		return unwritten(rest[:min(recordHeader, len(rest))], s.end) && !s.laterBatch(rest[min(alignment, len(rest)):], s.end+alignment)
+	}
+	if r.length() > int64(len(rest)) {
+		return false
+	}
+	payload := slices.Clone(rest[recordHeader : recordHeader+int64(r.size)])
+	flip(payload)
+	return checksum(payload) != r.sum && unwritten(rest[recordHeader:r.length()], s.end+recordHeader) &&
+		!s.laterBatch(rest[r.length():], s.end+r.length())
+}
+
+// check says what keeps a record from being the next one of the log, with room
+// bytes left for it, or "".
+func (l *Log) check(r record, ok bool, room int64) string {
+	switch {
+	case !ok:
+		return "the header of a record has another checksum"
+	case len(l.places) > 0 && (r.index > l.next() || r.index < l.next() && r.kind != typeCut):
+		return fmt.Sprintf("it has entry %d where %d should be", r.index, l.next())
+	case r.length() > room:
+		return fmt.Sprintf("entry %d goes beyond what was acknowledged", r.index)
+	}
+	return ""
 }
 
 // replay does to the log in memory what a record did to it.
@@ -152,77 +208,21 @@ func (l *Log) replay(s *segment, r record) {
 		if len(l.places) == 0 {
 			l.first = r.index
 		}
-		l.places = append(l.places, place{s, s.end, recordHeader + int64(r.size)})
+		l.places = append(l.places, place{s, s.end, r.length()})
 	}
 }
 
-// check looks at the record at the start of b, and says what keeps it from
-// being one that follows the others.
-func (l *Log) check(b []byte) (r record, why string) {
-	r, ok := parseRecord(b)
-	switch {
-	case !ok:
-		return record{}, "the header of a record has another checksum"
-	case len(l.places) > 0 && (r.index > l.next() || r.index < l.next() && r.kind != typeCut):
-		return r, fmt.Sprintf("it has entry %d where %d should be", r.index, l.next())
-	case int64(len(b)) < recordHeader+int64(r.size):
-		return r, fmt.Sprintf("entry %d is cut off", r.index)
-	}
-	return r, ""
-}
-
-// torn reports whether what is at the end of the newest segment is the rest of
-// an append that a crash has cut off: n is the length of the part that is no
-// record.
-func (l *Log) torn(rest []byte, at, n int64) bool {
-	return (int64(len(rest)) < n || unwritten(rest[:n], at)) && !laterBatch(rest, l.next())
-}
-
-// torn reports whether a part of the payload of a record at the start of b was
-// never written.
-func (r record) torn(b []byte, at int64) bool {
-	payload := b[recordHeader : recordHeader+int64(r.size)]
-	return checksum(payload) != r.sum && unwritten(payload, at+recordHeader)
-}
-
-// laterBatch reports whether somewhere in b a batch begins that is newer than
-// an entry. All before it was synced by then: what is wrong there is damage,
-// and not the work of a crash.
-func laterBatch(b []byte, after uint64) bool {
-	for i := 0; len(b)-i >= recordHeader; i++ {
-		if b[i+33]&flagBatch == 0 { // spares most checksums
+// laterBatch reports whether a batch begins somewhere in b, which lies at an
+// offset of the segment. All before it was synced by then: what is wrong there
+// is damage, and not the work of a crash.
+func (s *segment) laterBatch(b []byte, at int64) bool {
+	for i := 0; len(b)-i >= recordHeader; i += alignment {
+		if (b[i+33]^mask)&flagBatch == 0 { // spares most checksums
 			continue
 		}
-		if r, ok := parseRecord(b[i:]); ok && r.index > after {
+		if _, ok := parseRecord(b[i:], position{s.number, at + int64(i)}); ok {
 			return true
 		}
 	}
 	return false
-}
-
-// settle makes durable what was found, and what was not: an append of a process
-// that was killed may be in the system's memory only, and a file that it
-// deleted may still be on the disk. Then it deletes what does not count.
-func (l *Log) settle(list []*loading) error {
-	if n := len(list); n > 0 {
-		newest := list[n-1]
-		l.number, _ = parseName(newest.name)
-		if newest.end == 0 {
-			l.segments, l.stale = l.segments[:n-1], newest.name
-			if err := errors.Join(newest.Close(), l.sweep()); err != nil {
-				return err
-			}
-		}
-	}
-	err := l.files.Sync()
-	if n := len(l.segments); n > 0 && err == nil {
-		err = l.segments[n-1].Sync()
-	}
-	switch {
-	case err != nil:
-		return fmt.Errorf("opening the log: %w", err)
-	case len(l.places) == 0:
-		return l.deleteAll()
-	}
-	return l.reclaim(l.places[0].s)
 }

@@ -31,8 +31,8 @@ type Log struct {
 	// full says that the newest segment must not be written to any more: what
 	// is behind its end is not known.
 	full bool
-	// stale is a segment that failed before it held anything, and has to be
-	// gone before another is made.
+	// stale is a segment that was begun and holds nothing that was
+	// acknowledged. It has to be gone before another is begun.
 	stale string
 
 	mu       sync.RWMutex
@@ -45,9 +45,10 @@ type Log struct {
 // segment is one file; end is that of what was acknowledged.
 type segment struct {
 	File
-	name string
-	end  int64
-	size int64
+	name   string
+	number uint64
+	end    int64
+	size   int64
 }
 
 // place is where a record is.
@@ -102,11 +103,12 @@ func (l *Log) GetLog(index uint64, out *raft.Log) error {
 	if _, err := p.s.ReadAt(b, p.at); err != nil {
 		return fmt.Errorf("reading entry %d: %w", index, err)
 	}
-	r, ok := parseRecord(b)
-	if !ok || r.index != index || int64(r.size)+recordHeader != p.n {
+	r, ok := parseRecord(b, position{p.s.number, p.at})
+	if !ok || r.index != index || r.length() != p.n {
 		return &DamagedError{p.s.name, p.at, fmt.Sprintf("entry %d has no valid header any more", index)}
 	}
-	payload := b[recordHeader:]
+	payload := b[recordHeader : recordHeader+int64(r.size)]
+	flip(payload)
 	if r.kind != raft.LogCommand && checksum(payload) != r.sum {
 		return &DamagedError{p.s.name, p.at, fmt.Sprintf("entry %d has another checksum", index)}
 	}
@@ -119,8 +121,8 @@ func (l *Log) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
 // StoreLogs implements [raft.LogStore]: the entries are durable when it
 // returns. They follow each other. They may leave a gap to what is there, as
-// they do after Raft has installed a snapshot; what is before the gap is
-// covered by the snapshot, and is deleted. After an error none is stored.
+// they do after Raft has installed a snapshot: then what is before the gap is
+// deleted with it. After an error nothing is stored or deleted.
 func (l *Log) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
@@ -136,59 +138,63 @@ func (l *Log) StoreLogs(logs []*raft.Log) error {
 			return fmt.Errorf("entry %d with %d bytes can not be stored as number %d of a batch from %d", e.Index, n, i+1, from)
 		}
 	}
-	switch {
-	case len(l.places) == 0 || from == l.next():
-	case from < l.next():
+	anew := len(l.places) == 0 || from > l.next()
+	if !anew && from < l.next() {
 		return fmt.Errorf("entry %d can not follow entry %d", from, l.next()-1)
-	default:
-		if err := l.deleteAll(); err != nil {
-			return err
-		}
 	}
-	places, err := l.write(logs)
+	places, err := l.write(logs, anew)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.places) == 0 {
-		l.first = from
+	if anew {
+		l.first, l.places = from, nil
 	}
 	l.places = append(l.places, places...)
+	l.mu.Unlock()
+	if anew {
+		_ = l.reclaim() // it is tried again with the next deletion
+	}
 	return nil
 }
 
 // write appends records to the newest segment, or to a new one, and syncs. The
 // caller has change.
-func (l *Log) write(logs []*raft.Log) ([]place, error) {
+func (l *Log) write(logs []*raft.Log, anew bool) ([]place, error) {
+	size := int64(0)
+	for _, e := range logs {
+		size += recordSize(len(e.Data) + len(e.Extensions))
+	}
+	s, fresh, err := l.room(size, anew)
+	if err != nil {
+		return nil, err
+	}
 	b, places := l.buf[:0], make([]place, len(logs))
 	for i, e := range logs {
-		at := len(b)
 		flags := byte(0)
 		if i == 0 {
 			flags = flagBatch
 		}
-		b = appendRecord(b, e, flags)
-		places[i].at, places[i].n = int64(at), int64(len(b)-at)
+		at := s.end + int64(len(b))
+		b = appendRecord(b, position{s.number, at}, e, flags)
+		places[i] = place{s, at, s.end + int64(len(b)) - at}
 	}
 	if cap(b) <= maxKept {
 		l.buf = b
-	}
-	s, err := l.room(int64(len(b)))
-	if err != nil {
-		return nil, err
-	}
-	for i := range places {
-		places[i].s, places[i].at = s, places[i].at+s.end
 	}
 	if _, err = s.WriteAt(b, s.end); err == nil {
 		err = s.Sync()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("appending to the log: %w", l.failed(s, err))
+		if fresh {
+			err = errors.Join(err, s.Close())
+		} else {
+			l.full = true
+		}
+		return nil, fmt.Errorf("appending to the log: %w", err)
 	}
-	s.end += int64(len(b))
-	if l.stale != "" { // it is there for good
+	s.end += size
+	if fresh {
 		l.stale, l.full = "", false
 		l.mu.Lock()
 		l.segments = append(l.segments, s)
@@ -197,50 +203,42 @@ func (l *Log) write(logs []*raft.Log) ([]place, error) {
 	return places, nil
 }
 
-// failed notes that a segment was left in the middle of a write.
-func (l *Log) failed(s *segment, err error) error {
-	if l.stale == s.name {
-		return errors.Join(err, s.Close())
-	}
-	l.full = true
-	return err
-}
-
-// room returns the newest segment, or a new one when n bytes do not fit. A new
-// one is stale until it holds something.
-func (l *Log) room(n int64) (*segment, error) {
+// room returns the newest segment, or a new one when n bytes do not fit or the
+// log starts anew. A new one is stale until it holds something.
+func (l *Log) room(n int64, anew bool) (s *segment, fresh bool, err error) {
 	if err := l.sweep(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	before := startsAnew
-	if len(l.places) > 0 {
+	if !anew {
 		newest := l.segments[len(l.segments)-1]
-		if !l.full && newest.end+n <= max(newest.size, l.segmentSize) {
-			return newest, nil
+		if !l.full && newest.end+n <= newest.size {
+			return newest, false, nil
 		}
 		before = uint64(newest.end)
 	}
 	l.number++
-	s := &segment{name: segmentName(l.number), end: segmentHeader, size: max(l.segmentSize, segmentHeader+n)}
+	s = &segment{name: segmentName(l.number), number: l.number, end: segmentHeader, size: max(l.segmentSize, segmentHeader+n)}
 	l.stale = s.name
-	var err error
-	if s.File, err = l.files.Create(s.name); err != nil {
-		return nil, fmt.Errorf("making a segment of the log: %w", err)
-	}
-	err = s.Allocate(s.size)
-	if err == nil {
-		_, err = s.WriteAt(appendSegmentHeader(nil, before, uint64(s.size)), 0)
-	}
-	if err == nil {
-		err = l.files.Sync()
+	if s.File, err = l.files.Create(s.name); err == nil {
+		err = s.Allocate(s.size)
+		if err == nil {
+			_, err = s.WriteAt(appendSegmentHeader(nil, before, uint64(s.size)), 0)
+		}
+		if err == nil {
+			err = l.files.Sync()
+		}
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("making a segment of the log: %w", l.failed(s, err))
+		return nil, false, fmt.Errorf("making a segment of the log: %w", err)
 	}
-	return s, nil
+	return s, true, nil
 }
 
-// sweep removes the segment that failed.
+// sweep removes the segment that was begun in vain.
 func (l *Log) sweep() error {
 	if l.stale == "" {
 		return nil
@@ -253,50 +251,47 @@ func (l *Log) sweep() error {
 }
 
 // DeleteRange implements [raft.LogStore] for entries at either end of the log.
-// Older ones are given back in whole segments; a few of them may be there
-// again after a restart, which Raft does not mind.
+// Newer ones, and all, are gone for good when it returns, and all are there
+// still after an error. Older ones are given back in whole segments; a few of
+// them may be there again after a restart, which Raft does not mind.
 func (l *Log) DeleteRange(from, to uint64) error {
 	l.change.Lock()
 	defer l.change.Unlock()
-	switch next := l.next(); {
-	case l.closed:
+	if l.closed {
 		return errClosed
+	}
+	if err := l.reclaim(); err != nil {
+		return err
+	}
+	switch next := l.next(); {
 	case from > to || to < l.first || from >= next:
 		return nil
-	case from <= l.first && to >= next-1:
-		return l.deleteAll()
-	case from <= l.first:
-		l.mu.Lock()
-		l.places = slices.Clone(l.places[to+1-l.first:])
-		l.first = to + 1
-		l.mu.Unlock()
-		return l.reclaim(l.places[0].s)
 	case to >= next-1:
-		if _, err := l.write([]*raft.Log{{Index: from, Type: typeCut}}); err != nil {
+		from = max(from, l.first)
+		if _, err := l.write([]*raft.Log{{Index: from, Type: typeCut}}, false); err != nil {
 			return err
 		}
 		l.mu.Lock()
 		l.places = l.places[:from-l.first]
 		l.mu.Unlock()
 		return nil
+	case from <= l.first:
+		l.mu.Lock()
+		l.places = slices.Clone(l.places[to+1-l.first:])
+		l.first = to + 1
+		l.mu.Unlock()
+		return l.reclaim()
 	default:
 		return fmt.Errorf("entries %d to %d are in the middle of the log", from, to)
 	}
 }
 
-// deleteAll deletes every entry. The next segment starts anew, so that it does
-// not matter which files a crash brings back.
-func (l *Log) deleteAll() error {
-	l.mu.Lock()
-	l.first, l.places = l.next(), nil
-	l.mu.Unlock()
-	return l.reclaim(nil)
-}
-
-// reclaim deletes the segments before one, or all. Each file is gone for good
-// before the next one goes, oldest first, so that no crash leaves a hole.
-func (l *Log) reclaim(before *segment) error {
-	for len(l.segments) > 0 && l.segments[0] != before {
+// reclaim deletes the segments before that of the first entry. Each file is
+// gone for good before the next one goes, oldest first, so that no crash
+// leaves a hole. An empty log keeps its newest segment: it says that the others
+// do not count.
+func (l *Log) reclaim() error {
+	for len(l.segments) > 1 && (len(l.places) == 0 || l.segments[0] != l.places[0].s) {
 		s := l.segments[0]
 		if err := errors.Join(l.files.Remove(s.name), l.files.Sync()); err != nil {
 			return fmt.Errorf("deleting a segment of the log: %w", err)

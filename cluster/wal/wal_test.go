@@ -26,6 +26,8 @@ type model struct {
 	// cut is where a deletion that failed was to begin; entries from there on
 	// may be gone or come back.
 	cut uint64
+	// anew are the indexes at which appends after a gap were tried in vain.
+	anew map[uint64]bool
 	// known are the entries that may be found at an index besides.
 	known map[uint64][]*raft.Log
 }
@@ -64,7 +66,7 @@ func (m *model) stored(list []*raft.Log) {
 		m.list = nil
 	}
 	m.list = append(m.list[:len(m.list):len(m.list)], list...)
-	m.next, m.cut = list[len(list)-1].Index+1, 0
+	m.next, m.cut, m.anew = list[len(list)-1].Index+1, 0, nil
 	for _, e := range list {
 		m.known[e.Index] = []*raft.Log{e}
 	}
@@ -153,7 +155,7 @@ func (m *model) step(r *rand.Rand, d *disk, l **wal.Log) (what string, err error
 	case n == 15 && len(m.list) > 1:
 		return "delete newer", m.deleteNewer(*l, m.list[0].Index+1+r.Uint64N(uint64(len(m.list)-1)))
 	case n == 16 && len(m.list) > 0:
-		return "delete all", m.deleteOlder(*l, m.next-1)
+		return "delete all", m.deleteNewer(*l, m.list[0].Index)
 	case n == 17:
 		d.fails = 0
 		if err := (*l).Close(); err != nil {
@@ -179,7 +181,10 @@ func (m *model) reopen(d *disk) (*wal.Log, error) {
 	if m.cut > 0 { // a deletion that failed may have happened all the same
 		must = slices.DeleteFunc(slices.Clone(must), func(e *raft.Log) bool { return e.Index >= m.cut })
 	}
-	m.cut = 0
+	if first, _ := l.FirstIndex(); m.anew[first] { // and so may an append after a gap
+		must = nil
+	}
+	m.cut, m.anew = 0, nil
 	return l, m.observe(l, must)
 }
 
@@ -190,8 +195,11 @@ func (m *model) append(l *wal.Log, list []*raft.Log) error {
 		if !errors.Is(err, errDisk) {
 			return err
 		}
-		if gap { // what was before may be gone already
-			return m.observe(l, nil)
+		if gap {
+			if m.anew == nil {
+				m.anew = map[uint64]bool{}
+			}
+			m.anew[list[0].Index] = true
 		}
 		return m.observe(l, m.list)
 	}
@@ -200,6 +208,9 @@ func (m *model) append(l *wal.Log, list []*raft.Log) error {
 }
 
 func (m *model) deleteOlder(l *wal.Log, to uint64) error {
+	if to == m.next-1 {
+		return m.deleteNewer(l, m.list[0].Index) // that is all
+	}
 	err := l.DeleteRange(m.list[0].Index, to)
 	if err != nil && !errors.Is(err, errDisk) {
 		return err
@@ -219,13 +230,15 @@ func (m *model) deleteNewer(l *wal.Log, from uint64) error {
 	if err != nil && !errors.Is(err, errDisk) {
 		return err
 	}
-	must := slices.DeleteFunc(slices.Clone(m.list), func(e *raft.Log) bool { return e.Index >= from })
-	if err == nil {
-		m.forget(from)
-		m.next = from
-	} else if m.cut == 0 || from < m.cut {
-		m.cut = from
+	if err != nil {
+		if m.cut == 0 || from < m.cut {
+			m.cut = from
+		}
+		return m.observe(l, m.list)
 	}
+	must := slices.DeleteFunc(slices.Clone(m.list), func(e *raft.Log) bool { return e.Index >= from })
+	m.forget(from)
+	m.next = from
 	return m.observe(l, must)
 }
 
