@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -35,8 +36,7 @@ type logStore struct {
 	coming  signal
 
 	mu    sync.RWMutex
-	cut   bool   // entries were deleted, and those that replace them are to come
-	next  uint64 // the index after the last entry, 0 when it has to be looked up
+	cut   bool // entries were deleted, and those that replace them are to come
 	ring  [maxCachedLogs]*raft.Log
 	bytes int
 	low   uint64 // the oldest index that may be in the ring
@@ -59,6 +59,24 @@ func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{
 
 // StoreLogs implements [raft.LogStore].
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	err := s.store(logs)
+	s.mu.Lock()
+	lost := err != nil && (s.cut || errors.Is(err, errHole))
+	if err == nil {
+		s.cut = false
+		for _, l := range logs {
+			s.keep(l)
+		}
+	}
+	s.mu.Unlock()
+	if lost {
+		s.lost(err)
+	}
+	return err
+}
+
+// store checks entries and has them stored below.
+func (s *logStore) store(logs []*raft.Log) error {
 	for _, l := range logs {
 		if l.Type == raft.LogCommand {
 			if err := fsm.CheckEntry(l.Data); err != nil {
@@ -76,44 +94,22 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	err := s.LogStore.StoreLogs(logs)
 	s.watch.end()
 	s.observe(time.Since(start))
-	s.mu.Lock()
-	if err != nil {
-		cut := s.cut
-		s.next = 0
-		s.mu.Unlock()
-		if cut {
-			s.lost(err)
-		}
-		return err
-	}
-	s.cut, s.next = false, logs[len(logs)-1].Index+1
-	for _, l := range logs {
-		s.keep(l)
-	}
-	s.mu.Unlock()
-	return nil
+	return err
 }
+
+// errHole is an entry that would leave a hole in the log.
+var errHole = errors.New("an entry does not follow the others")
 
 // follows refuses an entry that leaves a hole in the log. A gap is no hole when
 // a snapshot covers it, as one does that Raft has just installed.
 func (s *logStore) follows(index uint64) error {
-	s.mu.RLock()
-	next := s.next
-	s.mu.RUnlock()
-	if next == 0 {
-		last, err := s.LastIndex()
-		if err != nil {
-			return err
-		}
-		next = last + 1
-	}
-	if index <= next {
-		return nil
+	last, err := s.LastIndex()
+	if err != nil || index <= last+1 {
+		return err
 	}
 	covered, err := s.covered()
 	if err == nil && index > covered+1 {
-		err = fmt.Errorf("entry %d does not follow entry %d, and the newest snapshot ends with %d", index, next-1, covered)
-		s.lost(err)
+		err = fmt.Errorf("%w: %d is to come after %d, and the newest snapshot ends with %d", errHole, index, last, covered)
 	}
 	return err
 }
@@ -168,17 +164,14 @@ func (s *logStore) DeleteRange(from, to uint64) error {
 	if err != nil {
 		return err
 	}
-	newer := to >= last
 	s.mu.Lock()
-	if s.reset(); newer {
-		s.next = 0
-	}
+	s.reset()
 	s.mu.Unlock()
-	if err := s.LogStore.DeleteRange(from, to); err != nil || !newer {
+	if err := s.LogStore.DeleteRange(from, to); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.cut, s.next = true, 0
+	s.cut = s.cut || to >= last
 	s.mu.Unlock()
 	return nil
 }

@@ -123,10 +123,13 @@ func plan(members []memberView, now time.Time, maxVoters, expect int, grace time
 // addressFree returns a step that writes a node's address, after the one that
 // takes this address from another node where Raft's configuration still gives
 // it to that: Raft refuses an address twice, so a new node at the address of a
-// lost one, and nodes that have exchanged theirs, would wait for ever.
+// lost one, and nodes that have exchanged theirs, would wait for ever. Of two
+// living nodes that claim one address none gets the other's: Raft's refusal is
+// logged, and whoever runs them has to correct one.
 func addressFree(members []memberView, s step) step {
 	for _, other := range members {
-		if other.server && other.name != s.member.name && other.address == s.member.peer {
+		claims := other.known && other.healthy() && other.peer == other.address
+		if other.server && other.name != s.member.name && other.address == s.member.peer && !claims {
 			other.peer = string(raftAddress(other.name))
 			return step{stepReaddress, other, "its address is another node's now"}
 		}

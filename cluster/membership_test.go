@@ -353,6 +353,8 @@ func TestPlanOfMembers(t *testing.T) {
 			member("b", func(m *cluster.MemberView) { m.Peer = "a" })}, "readdress b"},
 		{"a new node at a lost one's address", []cluster.MemberView{member("a", alive), member("b", long),
 			member("c", func(m *cluster.MemberView) { m.Peer, m.Server, m.Voter = "b", false, false })}, "readdress b"},
+		{"two that claim one address do not take it from each other", []cluster.MemberView{member("a", alive),
+			member("b", func(m *cluster.MemberView) { m.Peer, m.Address = "a", "@b" })}, "readdress b"},
 		{"an even number of voters is no gain", []cluster.MemberView{member("a", alive), member("b", alive), member("c", alive), member("d", nonVoter)}, ""},
 		{"five are better than three", []cluster.MemberView{member("a", alive), member("b", alive), member("c", alive), member("d", nonVoter), member("e", nonVoter)}, "promote d"},
 		{"one that is behind waits", []cluster.MemberView{member("a", alive), member("b", alive), member("c", alive),

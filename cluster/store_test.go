@@ -152,6 +152,11 @@ func TestLogStoreKeepsRaftsPlace(t *testing.T) {
 		t.Fatalf("an append in the place of others: %v, %d times lost", err, lost)
 	}
 	below.fails, lost = false, 0
+	damaged := &raft.Log{Index: 6, Term: 3, Type: raft.LogCommand, Data: []byte("not an entry")}
+	if err := s.StoreLog(damaged); err == nil || lost != 1 {
+		t.Fatalf("a damaged entry in the place of others: %v, %d times lost", err, lost)
+	}
+	lost = 0
 	if err := s.StoreLogs(noops(13, 13, 4)); err == nil || lost != 1 {
 		t.Fatalf("an append that leaves a hole: %v, %d times lost", err, lost)
 	}

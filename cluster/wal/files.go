@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,8 +23,9 @@ type Files interface {
 
 // File is one segment.
 type File interface {
-	ReadAt(b []byte, at int64) (int, error)
-	WriteAt(b []byte, at int64) (int, error)
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
 	Size() (int64, error)
 	// Allocate reserves the disk space up to a size; what was not written
 	// before reads as zeros.
@@ -35,7 +37,6 @@ type File interface {
 	// reads see what is on the disk: after a sync that failed, memory may hold
 	// what the disk does not.
 	Refresh() error
-	Close() error
 }
 
 // NewDir returns the files of a directory, which is made when it is not there.

@@ -3,13 +3,14 @@ package wal
 import (
 	"errors"
 	"os"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Allocate implements [File].
 func (f *file) Allocate(size int64) error {
-	err := f.call("fallocate", func(fd int) error { return syscall.Fallocate(fd, 0, 0, size) })
-	if errors.Is(err, syscall.ENOTSUP) || errors.Is(err, syscall.ENOSYS) {
+	err := f.call("fallocate", func(fd int) error { return unix.Fallocate(fd, 0, 0, size) })
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS) {
 		return f.grow(size)
 	}
 	return err
@@ -17,23 +18,18 @@ func (f *file) Allocate(size int64) error {
 
 // Sync implements [File]. It is fdatasync, which leaves out the time of the
 // last change.
-func (f *file) Sync() error { return f.call("fdatasync", syscall.Fdatasync) }
-
-// dontNeed is POSIX_FADV_DONTNEED.
-const dontNeed = 4
+func (f *file) Sync() error { return f.call("fdatasync", unix.Fdatasync) }
 
 // Refresh implements [File]. The system takes the second half as advice.
 func (f *file) Refresh() error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	return f.call("fadvise", func(fd int) error {
-		_, _, err := syscall.Syscall6(syscall.SYS_FADVISE64, uintptr(fd), 0, 0, dontNeed, 0, 0)
-		if err != 0 && err != syscall.ENOSYS && err != syscall.EINVAL {
-			return err
-		}
-		return nil
-	})
+	err := f.call("fadvise", func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) })
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		return nil // a file system without such memory
+	}
+	return err
 }
 
 // call does a system call on the file until no signal interrupts it.
@@ -45,7 +41,7 @@ func (f *file) call(name string, do func(fd int) error) error {
 	var failed error
 	err = raw.Control(func(fd uintptr) {
 		for {
-			if failed = do(int(fd)); failed != syscall.EINTR {
+			if failed = do(int(fd)); failed != unix.EINTR {
 				return
 			}
 		}

@@ -148,7 +148,6 @@ type record struct {
 	index, term      uint64
 	appended         int64
 	kind             raft.LogType
-	flags            byte
 	sum              uint32
 }
 
@@ -170,7 +169,7 @@ func parseRecord(b []byte, p position) (r record, ok bool) {
 	r = record{
 		size: binary.LittleEndian.Uint32(h[:]), extensions: binary.LittleEndian.Uint32(h[4:]),
 		index: binary.LittleEndian.Uint64(h[8:]), term: binary.LittleEndian.Uint64(h[16:]),
-		appended: int64(binary.LittleEndian.Uint64(h[24:])), kind: raft.LogType(h[32]), flags: h[33],
+		appended: int64(binary.LittleEndian.Uint64(h[24:])), kind: raft.LogType(h[32]),
 		sum: binary.LittleEndian.Uint32(h[36:]),
 	}
 	return r, r.size <= maxRecord && r.extensions <= r.size

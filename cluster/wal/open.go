@@ -51,13 +51,10 @@ func (l *Log) open() error {
 		}
 		before = append(before, b)
 	}
-	for i, s := range l.segments {
-		limit := int64(-1)
+	for i := start; i < len(l.segments); i++ {
+		s, limit := l.segments[i], int64(-1)
 		if i+1 < len(l.segments) {
 			limit = int64(before[i+1])
-		}
-		if i < start {
-			continue
 		}
 		if err := l.take(s, limit); err != nil {
 			return err
