@@ -24,6 +24,16 @@ var commands = []commandEntry{
 	entry[ReportInstances](),
 	entry[ForgetInstances](),
 
+	entry[AssignSessions](),
+	entry[TouchSessions](),
+	entry[RehomeSessions](),
+	entry[ExpireSessions](),
+	entry[DeleteSessions](),
+	entry[PutSessionData](),
+	entry[DeleteSessionData](),
+	entry[ExpireSessionData](),
+	entry[RotateSessionKeys](),
+
 	entry[PutPolicy](),
 	entry[DeletePolicy](),
 	entry[RecordDecision](),

@@ -1,5 +1,7 @@
 package fsm
 
+import "strings"
+
 // Planted is a command that exists in tests only: it does what its field says.
 type Planted struct {
 	Do string `json:"do"`
@@ -11,7 +13,12 @@ func (Planted) Name() string { return "Planted" }
 // Apply implements [Command].
 func (c Planted) Apply(tx *Tx) (any, error) {
 	put(tx, &tx.State.Clusters, &Cluster{ID: "written before the end: " + c.Do})
-	switch c.Do {
+	do, with := strings.CutPrefix(c.Do, "assign ")
+	if with { // sessions are written before the end as well
+		_, _ = AssignSessions{Group: "g1", Keys: make([]byte, 16)}.Apply(tx)
+		_, _ = DeleteSessions{Group: "g1", Keys: append(make([]byte, 31), 7)}.Apply(tx)
+	}
+	switch do {
 	case "panic":
 		panic("planted")
 	case "fail":
@@ -39,4 +46,90 @@ func TableNames(s *State) []string {
 		names = append(names, t.Name())
 	}
 	return names
+}
+
+// SessionTree is the set of sessions of one group, for tests of its shape.
+type SessionTree struct {
+	tree  sessionTree
+	token uint64
+}
+
+// Fork returns a tree that shares everything with t; either may be changed.
+func (t *SessionTree) Fork(token uint64) *SessionTree { return &SessionTree{t.tree, token} }
+
+// Put stores a session and reports whether it was new.
+func (t *SessionTree) Put(key [16]byte, slot uint32) bool {
+	_, had := t.tree.put(t.token, &sessionRow{key: key, slot: slot})
+	return !had
+}
+
+// Remove reports whether there was such a session.
+func (t *SessionTree) Remove(key [16]byte) bool {
+	_, had := t.tree.remove(t.token, &key)
+	return had
+}
+
+// Get returns the slot of a session.
+func (t *SessionTree) Get(key [16]byte) (slot uint32, ok bool) {
+	r := t.tree.get(&key)
+	if r == nil {
+		return 0, false
+	}
+	return r.slot, true
+}
+
+// Scan visits the sessions from a key on.
+func (t *SessionTree) Scan(from [16]byte, visit func(key [16]byte, slot uint32) bool) {
+	t.tree.scan(&from, func(r *sessionRow) bool { return visit(r.key, r.slot) })
+}
+
+// Len returns the number of sessions.
+func (t *SessionTree) Len() int { return t.tree.count }
+
+// Shape returns the depth of a tree and the number of its pages and branches.
+func (t *SessionTree) Shape() (depth, pages, branches int) {
+	if t.tree.root == nil {
+		return 0, 0, 0
+	}
+	return t.tree.root.shape(1)
+}
+
+func (b *sessionBranch) shape(at int) (depth, pages, branches int) {
+	depth, branches = at, 1
+	var last *sessionPage
+	for d, p := range b.pages {
+		if c := b.below(d); c != nil {
+			d, p, n := c.shape(at + 1)
+			depth, pages, branches = max(depth, d), pages+p, branches+n
+		}
+		if p != nil && p != last {
+			pages++
+		}
+		last = p
+	}
+	return depth, pages, branches
+}
+
+// CheckRoom is the check of the number of a group's sessions.
+var CheckRoom = checkRoom
+
+// ReadSessionRows reads rows of the sessions' snapshot section, and reports
+// whether they were taken and whether the rolling digest matches them.
+func ReadSessionRows(rows ...[]byte) (taken, matches bool) {
+	t := newSessionTable()
+	for _, row := range rows {
+		if t.readRow(row) != nil {
+			return false, true
+		}
+	}
+	return true, t.digest() == t.recomputeSum()
+}
+
+// SessionRows returns the rows of a state's snapshot section of sessions.
+func SessionRows(s *State) (rows [][]byte) {
+	_ = s.Sessions.writeRows(func(raw string) error {
+		rows = append(rows, []byte(raw))
+		return nil
+	})
+	return rows
 }

@@ -5,11 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
+	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/pacelinehq/paceline/fsm"
 )
@@ -43,7 +46,42 @@ func goldenLog(t *testing.T) []fsm.LogEntry {
 			fsm.NodeDown{Node: "n1", Incarnation: 1, Term: 1, Reason: "no contact"},
 			fsm.PutGroup{Group: fsm.Group{Name: "gone", Template: "web", MaxSize: 1}}, fsm.DeleteGroup{Group: "gone"}, fsm.RemoveGroup{Group: "gone"},
 			fsm.DeletePolicy{Group: "web", Policy: "up"}, fsm.RemoveNode{Node: "n1"}),
+		goldenSessions(t, node),
 	}
+}
+
+// goldenSessions is an entry with every command about sessions.
+func goldenSessions(t *testing.T, node fsm.Node) fsm.LogEntry {
+	node.Name = "n2"
+	group := func(name, strategy string) fsm.PutGroup {
+		return fsm.PutGroup{Group: fsm.Group{Name: name, Template: "web", MaxSize: 5, Service: &fsm.Service{
+			Hosts: []string{name}, Stickiness: fsm.Stickiness{Strategy: strategy, TTL: fsm.Duration(time.Hour)},
+		}}}
+	}
+	report := func(id string, state fsm.InstanceState) fsm.ReportInstances {
+		return fsm.ReportInstances{Node: "n2", NodeIncarnation: 1, Reports: []fsm.InstanceReport{{
+			ID: id, State: state, Health: fsm.Healthy, Address: "127.0.0.1:20000", Incarnation: 1,
+		}}}
+	}
+	var keys []key
+	for k := range 100 { // enough for a tree of several pages
+		keys = append(keys, fsm.SessionKey(fmt.Sprint(k)))
+	}
+	secret := []byte("0123456789abcdef")
+	return entryOf(t, 5, fsm.RegisterNode{Node: node}, group("sticky", fsm.StickyTable), group("shared", fsm.StickyShared),
+		fsm.LaunchInstances{Group: "sticky", Term: 1, Launches: []fsm.Launch{{ID: "01C", Node: "n2"}, {ID: "01D", Node: "n2"}}},
+		report("01C", fsm.Starting), report("01C", fsm.Running), report("01D", fsm.Starting), report("01D", fsm.Running),
+		fsm.AssignSessions{Group: "sticky", Keys: keysOf(keys...)},
+		report("01D", fsm.Failed),
+		fsm.RehomeSessions{Group: "sticky", Limit: 50},
+		fsm.TouchSessions{Group: "sticky", Keys: keysOf(keys[:2]...)},
+		fsm.DeleteSessions{Group: "sticky", Keys: keysOf(keys[2:5]...)},
+		fsm.ExpireSessions{Group: "sticky", From: keys[0][:], Limit: 9},
+		fsm.PutSessionData{Group: "shared", Session: "alice", Data: []byte("cart"), ContentType: "text/plain", TTL: fsm.Duration(time.Minute)},
+		fsm.PutSessionData{Group: "shared", Session: "bob", Data: []byte("empty")},
+		fsm.DeleteSessionData{Group: "shared", Session: "bob"}, fsm.ExpireSessionData{Group: "shared", Limit: 1},
+		fsm.RotateSessionKeys{ID: 1, Secret: secret}, fsm.RotateSessionKeys{ID: 2, Secret: secret},
+	)
 }
 
 // TestGoldenFiles opens the log and the snapshot of each released format and
@@ -61,6 +99,21 @@ func TestGoldenFiles(t *testing.T) {
 			if err != nil {
 				t.Errorf("entry %d command %d: %v", o.Index, k, err)
 			}
+		}
+	}
+	var inLog []string
+	for _, e := range log {
+		entry, err := fsm.DecodeEntry(e.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range entry.Commands {
+			inLog = append(inLog, c.Name)
+		}
+	}
+	for _, name := range fsm.CommandNames() {
+		if !slices.Contains(inLog, name) {
+			t.Errorf("no command %s in the golden log", name)
 		}
 	}
 	snap := dumpAll(t, m.State())

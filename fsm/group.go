@@ -23,6 +23,8 @@ type Group struct {
 	// Zones limits placement; empty means every zone.
 	Zones  []string          `json:"zones,omitempty"`
 	Labels map[string]string `json:"labels,omitempty"`
+	// Service routes traffic to the group's instances; nil for none.
+	Service *Service `json:"service,omitempty"`
 
 	// Deleting is set while a deleted group's instances are drained.
 	Deleting bool `json:"deleting,omitempty"`
@@ -67,6 +69,9 @@ func (g *Group) Validate() error {
 		f.name("zones", z)
 	}
 	f.labels("labels", g.Labels)
+	if g.Service != nil {
+		g.Service.validate(&f)
+	}
 	return f.err("group", g.Name)
 }
 
@@ -119,6 +124,9 @@ func (c PutGroup) Apply(tx *Tx) (any, error) {
 		have = old.Revision
 	}
 	if err := checkRevision("group", g.Name, c.IfRevision, have); err != nil {
+		return nil, err
+	}
+	if err := tx.checkRoutes(&g); err != nil {
 		return nil, err
 	}
 	if err := tx.resolveVersion(&g); err != nil {
@@ -227,6 +235,7 @@ func (c RemoveGroup) Apply(tx *Tx) (any, error) {
 	delPrefix(tx, &tx.State.Windows, prefix)
 	delPrefix(tx, &tx.State.Decisions, prefix)
 	delPrefix(tx, &tx.State.Activities, prefix)
+	tx.dropSessions(c.Group)
 	del(tx, &tx.State.Groups, c.Group)
 	tx.dropUnusedVersions(g.Template)
 	return g, nil

@@ -200,6 +200,8 @@ func (tx *Tx) finish(e *Entry, origin *Origin, poisoned map[int]string) {
 			})
 		}
 	}
+	tx.indexServices()
+	tx.withhold()
 	if e.Batch.Node == "" {
 		return
 	}

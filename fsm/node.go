@@ -28,7 +28,10 @@ type Node struct {
 	// Resources is what the node offers to instances.
 	Resources Resources `json:"resources"`
 	// API is the address that clients reach, such as "10.0.0.1:7700".
-	API     string    `json:"api"`
+	API string `json:"api"`
+	// Traffic is the address of the shared listener of the node's proxy; empty
+	// for a node that routes nothing.
+	Traffic string    `json:"traffic,omitempty"`
 	Version string    `json:"version"`
 	State   NodeState `json:"state"`
 	Reason  string    `json:"reason,omitempty"`

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -34,7 +33,7 @@ func drawCommand(t *rapid.T, k int) fsm.Command {
 		fsm.RemoveNode{Node: node},
 		fsm.PutTemplate{Template: fsm.Template{Name: templ, Driver: "process", Command: "@sample", Labels: map[string]string{"a": node, "b": inst}}},
 		fsm.DeleteTemplate{Template: templ},
-		fsm.PutGroup{Group: fsm.Group{Name: group, Template: templ, MinSize: 0, MaxSize: 4, Desired: size}},
+		fsm.PutGroup{Group: fsm.Group{Name: group, Template: templ, MinSize: 0, MaxSize: 4, Desired: size, Service: drawService(t, group)}},
 		fsm.DeleteGroup{Group: group},
 		fsm.RemoveGroup{Group: group},
 		fsm.SetDesired{Group: group, To: size},
@@ -42,6 +41,7 @@ func drawCommand(t *rapid.T, k int) fsm.Command {
 		fsm.StopInstances{Instances: []string{inst}},
 		fsm.ReportInstances{Node: node, NodeIncarnation: inc, Reports: []fsm.InstanceReport{{
 			ID: inst, State: rapid.SampledFrom(states).Draw(t, "state"), Health: fsm.Healthy, PID: k,
+			Address: "10.0.0.1:80", Incarnation: k % 4,
 		}}},
 		fsm.ForgetInstances{Instances: []string{inst}},
 		fsm.PutPolicy{Policy: fsm.Policy{
@@ -52,14 +52,46 @@ func drawCommand(t *rapid.T, k int) fsm.Command {
 		fsm.RecordDecision{Term: 1, Decision: fsm.Decision{
 			Group: group, From: 1, To: size, Winner: "p", Metrics: map[string]float64{"cpu": float64(size), "m": 0.1},
 		}},
-		fsm.Planted{Do: rapid.SampledFrom([]string{"panic", "fail", "write"}).Draw(t, "do")},
+		fsm.Planted{Do: rapid.SampledFrom([]string{"panic", "fail", "write", "assign panic", "assign fail"}).Draw(t, "do")},
 	}
+	list = append(list, sessionCommands(t, group)...)
 	return list[rapid.IntRange(0, len(list)-1).Draw(t, "command")]
+}
+
+func drawService(t *rapid.T, group string) *fsm.Service {
+	strategy := rapid.SampledFrom([]string{"", fsm.StickyTable, fsm.StickyTable, fsm.StickyShared}).Draw(t, "strategy")
+	if strategy == "" {
+		return nil
+	}
+	return &fsm.Service{Hosts: []string{group + ".example"}, Stickiness: fsm.Stickiness{Strategy: strategy, TTL: fsm.Duration(5 * time.Second)}}
+}
+
+// sessionCommands makes one of each command about sessions, over few keys.
+func sessionCommands(t *rapid.T, group string) []fsm.Command {
+	var keys []byte
+	for _, k := range rapid.SliceOfN(rapid.ByteRange(0, 40), 1, 30).Draw(t, "keys") {
+		keys = append(keys, keysOf(key{k & 1 << 7, 15: k})...)
+	}
+	id := rapid.SampledFrom([]string{"s1", "s/2", "é"}).Draw(t, "session")
+	limit := rapid.IntRange(0, 9).Draw(t, "limit")
+	return []fsm.Command{
+		fsm.AssignSessions{Group: group, Keys: keys},
+		fsm.AssignSessions{Group: group, Keys: keys},
+		fsm.TouchSessions{Group: group, Keys: keys},
+		fsm.RehomeSessions{Group: group, From: keys[:16], Limit: limit},
+		fsm.RehomeSessions{Group: group},
+		fsm.ExpireSessions{Group: group, From: keys[:16], Limit: limit},
+		fsm.DeleteSessions{Group: group, Keys: keys},
+		fsm.PutSessionData{Group: group, Session: id, Data: keys, TTL: fsm.Duration(limit) * fsm.Duration(time.Second)},
+		fsm.DeleteSessionData{Group: group, Session: id},
+		fsm.ExpireSessionData{Group: group, Limit: limit},
+		fsm.RotateSessionKeys{ID: uint8(1 + limit/3), Secret: keys[:16]},
+	}
 }
 
 // drawLog makes a log of entries of one to four commands each.
 func drawLog(t *rapid.T) []fsm.LogEntry {
-	var log []fsm.LogEntry
+	log := []fsm.LogEntry{prelude(t)}
 	for k := range rapid.IntRange(1, 60).Draw(t, "entries") {
 		e := fsm.Entry{
 			Time:  start.Add(time.Duration(rapid.IntRange(-5, 60).Draw(t, "second")) * time.Second),
@@ -73,9 +105,34 @@ func drawLog(t *rapid.T) []fsm.LogEntry {
 			}
 			e.Commands = append(e.Commands, env)
 		}
-		log = append(log, fsm.LogEntry{Index: uint64(k + 1), Term: 1, Data: e.Encode()})
+		log = append(log, fsm.LogEntry{Index: uint64(k + 2), Term: 1, Data: e.Encode()})
 	}
 	return log
+}
+
+// prelude is an entry that leaves two healthy instances of a sticky group:
+// chance alone seldom gets there.
+func prelude(t interface{ Fatal(...any) }) fsm.LogEntry {
+	node := fsm.Node{Name: "n1", Incarnation: 1, Zone: "a", Drivers: []string{"process"}}
+	list := []fsm.Command{
+		fsm.RegisterNode{Node: node},
+		fsm.PutTemplate{Template: fsm.Template{Name: "t0", Driver: "process", Command: "@sample"}},
+		fsm.PutGroup{Group: fsm.Group{Name: "g1", Template: "t0", MaxSize: 4, Desired: 2, Service: &fsm.Service{
+			Hosts: []string{"g1.example"}, Stickiness: fsm.Stickiness{Strategy: fsm.StickyTable, TTL: fsm.Duration(5 * time.Second)},
+		}}},
+		fsm.PutGroup{Group: fsm.Group{Name: "g2", Template: "t0", MaxSize: 4, Service: &fsm.Service{
+			Hosts: []string{"g2.example"}, Stickiness: fsm.Stickiness{Strategy: fsm.StickyShared},
+		}}},
+		fsm.LaunchInstances{Group: "g1", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: "n1"}, {ID: "i2", Node: "n1"}}},
+	}
+	for _, id := range []string{"i1", "i2"} {
+		for _, state := range []fsm.InstanceState{fsm.Starting, fsm.Running} {
+			list = append(list, fsm.ReportInstances{Node: "n1", NodeIncarnation: 1, Reports: []fsm.InstanceReport{{
+				ID: id, State: state, Health: fsm.Healthy, Address: "10.0.0.1:80", Incarnation: 1,
+			}}})
+		}
+	}
+	return entryOf(t, 1, list...)
 }
 
 func apply(t interface{ Fatal(...any) }, m *fsm.Machine, log []fsm.LogEntry) []fsm.Outcome {
@@ -96,6 +153,7 @@ func TestReplay(t *testing.T) {
 		one, all, snap := fsm.NewMachine(), fsm.NewMachine(), fsm.NewMachine()
 		apply(t, all, log)
 		cut := rapid.IntRange(0, len(log)).Draw(t, "cut")
+		var published []*fsm.State
 		for k := range log {
 			before := one.State()
 			digest := before.Digest()
@@ -103,6 +161,7 @@ func TestReplay(t *testing.T) {
 			if before.Digest() != digest || !before.VerifyDigest() {
 				t.Fatal("applying an entry changed the state before it")
 			}
+			published = append(published, before)
 			checkState(t, one.State())
 			if k == cut {
 				apply(t, snap, log[:k])
@@ -111,6 +170,11 @@ func TestReplay(t *testing.T) {
 				if snap.State().Digest() != all.State().Digest() {
 					t.Fatal("a snapshot in between changed the outcome")
 				}
+			}
+		}
+		for _, s := range published {
+			if !s.VerifyDigest() {
+				t.Fatal("a later entry changed a published state")
 			}
 		}
 		if one.State().Digest() != all.State().Digest() {
@@ -155,6 +219,7 @@ func checkState(t *rapid.T, s *fsm.State) {
 			t.Fatalf("group %s uses a template that is gone: %v", g.Name, err)
 		}
 	}
+	checkSessions(t, s)
 	if s.Instances.Len() != s.GroupInstances.Len() {
 		t.Fatal("the index of instances does not match the instances")
 	}
@@ -164,6 +229,48 @@ func checkState(t *rapid.T, s *fsm.State) {
 		}
 		if n, ok := s.Nodes.Get(i.Node); (!ok || n.State == fsm.NodeStateDown) && !i.State.Terminal() {
 			t.Fatalf("instance %s is %s on a node that is gone", i.ID, i.State)
+		}
+	}
+}
+
+// checkSessions: each session's slot exists and counts it, no slot is shared,
+// nothing is left of a group that is gone, and the quotas add up.
+func checkSessions(t *rapid.T, s *fsm.State) {
+	numbers, all := map[uint32]bool{}, 0
+	for name := range s.Groups.All() {
+		have := map[uint32]int{}
+		for k, v := range s.SessionsFrom(name, key{}) {
+			have[v.Slot]++
+			if id, inc, ok := s.ResolveSlot(name, v.Slot); !ok || id != v.Instance || inc != v.Incarnation {
+				t.Fatalf("session %x is in slot %d, which is not there", k, v.Slot)
+			}
+		}
+		stats, sum := s.SessionStats(name), 0
+		for _, slot := range stats.Slots {
+			if have[slot.Slot] != slot.Sessions || numbers[slot.Slot] {
+				t.Fatalf("slot %d of %s counts %d sessions, there are %d; taken before: %v", slot.Slot, name, slot.Sessions, have[slot.Slot], numbers[slot.Slot])
+			}
+			numbers[slot.Slot] = true
+			sum += slot.Sessions
+		}
+		if all += sum; sum != stats.Sessions {
+			t.Fatalf("the slots of %s count %d sessions, it has %d", name, sum, stats.Sessions)
+		}
+	}
+	if all != s.Sessions.Len() {
+		t.Fatalf("%d sessions, and %d in groups that exist", s.Sessions.Len(), all)
+	}
+	entries, bytes := map[string]int{}, map[string]int{}
+	for _, d := range s.SessionData.All() {
+		entries[d.Group]++
+		bytes[d.Group] += len(d.Session) + len(d.Data) + len(d.ContentType)
+	}
+	if s.SessionData.Len() != s.SessionDataEnds.Len() || s.SessionUsages.Len() != len(entries) {
+		t.Fatal("the indexes of session data do not match the data")
+	}
+	for _, u := range s.SessionUsages.All() {
+		if !s.Groups.Has(u.Group) || u.Entries != entries[u.Group] || u.Bytes != bytes[u.Group] {
+			t.Fatalf("usage %+v, but %d entries with %d bytes", *u, entries[u.Group], bytes[u.Group])
 		}
 	}
 }
@@ -208,7 +315,11 @@ func TestEveryTableIsKept(t *testing.T) {
 	fields := 0
 	typ := reflect.TypeFor[fsm.State]()
 	for i := range typ.NumField() {
-		if strings.HasPrefix(typ.Field(i).Type.Name(), "Table[") {
+		// What has a name and a length is a table, of rows or of sessions.
+		ptr := reflect.PointerTo(typ.Field(i).Type)
+		_, named := ptr.MethodByName("Name")
+		_, counted := ptr.MethodByName("Len")
+		if named && counted {
 			fields++
 		}
 	}

@@ -2,8 +2,11 @@ package fsm_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +72,7 @@ func (s *script) apply(t *testing.T, d *datadriven.TestData) string {
 	var list []fsm.Envelope
 	for line := range strings.Lines(d.Input) {
 		name, body, _ := strings.Cut(strings.TrimSpace(line), " ")
+		body = sessionNames.ReplaceAllStringFunc(body, sessionKeys)
 		list = append(list, fsm.Envelope{
 			Name: name, Body: []byte(body), Actor: "script", RequestID: id, Ignorable: d.HasArg("ignorable"),
 		})
@@ -83,10 +87,22 @@ func (s *script) apply(t *testing.T, d *datadriven.TestData) string {
 	if !s.m.State().VerifyDigest() {
 		t.Fatalf("the rolling digest differs from the rows")
 	}
-	return render(t, out[0])
+	return render(t, out[0], d.HasArg("values"))
 }
 
-func render(t *testing.T, o fsm.Outcome) string {
+// sessionNames matches @(alice bob): the keys of sessions, by name.
+var sessionNames = regexp.MustCompile(`@\([^)]*\)`)
+
+func sessionKeys(names string) string {
+	var raw []byte
+	for _, name := range strings.Fields(names[2 : len(names)-1]) {
+		k := fsm.SessionKey(name)
+		raw = append(raw, k[:]...)
+	}
+	return strconv.Quote(base64.StdEncoding.EncodeToString(raw))
+}
+
+func render(t *testing.T, o fsm.Outcome, values bool) string {
 	t.Helper()
 	if o.Duplicate {
 		return "duplicate\n"
@@ -98,6 +114,12 @@ func render(t *testing.T, o fsm.Outcome) string {
 			fmt.Fprintf(&b, "error %s: %v\n", fsm.KindOf(o.Errs[k]), o.Errs[k])
 		case o.Results[k].Replayed:
 			b.WriteString("ok, replayed\n")
+		case values:
+			raw, err := json.Marshal(o.Results[k].Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&b, "%s\n", bytes.ReplaceAll(raw, []byte("},{"), []byte("},\n {")))
 		default:
 			b.WriteString("ok\n")
 		}
@@ -142,10 +164,39 @@ func (s *script) table(t *testing.T, d *datadriven.TestData) string {
 		dump(t, &b, &st.Quarantine)
 	case "clusters":
 		dump(t, &b, &st.Clusters)
+	case "slotNumbers":
+		dump(t, &b, &st.SlotNumbers)
+	case "sessionData":
+		dump(t, &b, &st.SessionData)
+	case "sessionDataEnds":
+		dump(t, &b, &st.SessionDataEnds)
+	case "sessionUsages":
+		dump(t, &b, &st.SessionUsages)
+	case "sessionKeys":
+		for _, k := range st.CookieKeys() {
+			fmt.Fprintf(&b, "%d made at %s: %q\n", k.ID, k.CreatedAt.Format(time.TimeOnly), k.Secret[:])
+		}
+	case "sessions":
+		var group string
+		d.ScanArgs(t, "group", &group)
+		dumpSessions(t, &b, st, group)
 	default:
 		t.Fatalf("unknown table %s", name)
 	}
 	return b.String()
+}
+
+func dumpSessions(t *testing.T, b *strings.Builder, s *fsm.State, group string) {
+	t.Helper()
+	stats, err := json.Marshal(s.SessionStats(group))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(b, "%s\n", stats)
+	for k, v := range s.SessionsFrom(group, [16]byte{}) {
+		fmt.Fprintf(b, "%x… slot %d, instance %s/%d, epoch %d, seen %s, lives %v\n",
+			k[:4], v.Slot, v.Instance, v.Incarnation, v.Epoch, v.Seen.Format(time.TimeOnly), v.Lives)
+	}
 }
 
 func dump[T any](t *testing.T, b *strings.Builder, table *fsm.Table[T]) {

@@ -20,6 +20,13 @@ type State struct {
 	Groups           Table[Group]
 	Instances        Table[Instance]
 	GroupInstances   Table[GroupInstance]
+	ServiceIndexes   Table[ServiceIndex]
+	Sessions         SessionTable
+	SlotNumbers      Table[SlotNumbers]
+	SessionData      Table[SessionData]
+	SessionDataEnds  Table[SessionDataEnd]
+	SessionUsages    Table[SessionUsage]
+	sessionKeys      Table[sessionKeyRing] // see CookieKeys
 	Policies         Table[Policy]
 	Windows          Table[Window]
 	Decisions        Table[Decision]
@@ -44,6 +51,13 @@ func NewState() *State {
 		Groups:           newTable(&groupTable),
 		Instances:        newTable(&instanceTable),
 		GroupInstances:   newTable(&groupInstanceTable),
+		ServiceIndexes:   newTable(&serviceIndexTable),
+		Sessions:         newSessionTable(),
+		SlotNumbers:      newTable(&slotNumberTable),
+		SessionData:      newTable(&sessionDataTable),
+		SessionDataEnds:  newTable(&sessionDataEndTable),
+		SessionUsages:    newTable(&sessionUsageTable),
+		sessionKeys:      newTable(&sessionKeyTable),
 		Policies:         newTable(&policyTable),
 		Windows:          newTable(&windowTable),
 		Decisions:        newTable(&decisionTable),
@@ -118,7 +132,9 @@ type anyTable interface {
 func (s *State) tables() []anyTable {
 	return []anyTable{
 		&s.Clusters, &s.Nodes, &s.Templates, &s.TemplateVersions, &s.Groups,
-		&s.Instances, &s.GroupInstances, &s.Policies, &s.Windows, &s.Decisions, &s.Activities,
+		&s.Instances, &s.GroupInstances, &s.ServiceIndexes,
+		&s.Sessions, &s.SlotNumbers, &s.SessionData, &s.SessionDataEnds, &s.SessionUsages, &s.sessionKeys,
+		&s.Policies, &s.Windows, &s.Decisions, &s.Activities,
 		&s.Requests, &s.RequestOrder, &s.Origins, &s.Quarantine,
 	}
 }

@@ -48,6 +48,7 @@ type tableSpec[T any] struct {
 	name    string // section name in snapshots, table name in changes
 	noun    string // the word in error messages
 	encoded bool
+	private bool // watchers are not shown its rows; see Tx.withhold
 	key     func(*T) string
 	stamp   func(*T, uint64) // sets the revision; nil for rows without one
 }
@@ -182,6 +183,9 @@ func (s *tableSpec[T]) valueOf(r any) any {
 	}
 	return s.decode(r.(*row[T]))
 }
+
+// withheld implements [rowDecoder].
+func (s *tableSpec[T]) withheld() bool { return s.private }
 
 func (s *tableSpec[T]) decode(r *row[T]) *T {
 	if !s.encoded {

@@ -13,13 +13,18 @@ type Change struct {
 	Key   string
 
 	spec          rowDecoder
-	before, after any // *row[T] of the table's T; nil for no row
+	before, after any // *row[T] of the table's T; nil for no row; see Tx.withhold
 }
 
 // rowDecoder is what a Change needs of its table, whatever its noun.
 type rowDecoder interface {
 	valueOf(row any) any
+	withheld() bool // of a table whose rows watchers are not shown
 }
+
+// Withheld reports whether the rows are of a table that is read from the State
+// only: [Change.Old] and [Change.New] return nil.
+func (c Change) Withheld() bool { return c.spec.withheld() }
 
 // Old returns the row that was replaced or removed, as a pointer to the noun;
 // nil when there was none.
