@@ -1,0 +1,6 @@
+//go:build !race
+
+package http1_test
+
+// raceDetector says that the race detector is off.
+const raceDetector = false
