@@ -1,0 +1,417 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/routing/http1"
+)
+
+// exchange is one request, from its head to the end of its answer.
+//
+//	choose ──► connect ──► send ──► head of the answer ──► forward
+//	   ▲          │          │               │
+//	   └──────────┴──────────┴───────────────┘ failed or a status to retry,
+//	      another instance is left, the request is safe to send again, and
+//	      the budget has a retry left
+type exchange struct {
+	from  *party
+	to    downstream
+	w     *work
+	t     *target
+	began time.Duration
+
+	replay  bool // the body is in w.body: the request can be sent again
+	sent    bool // a part of a body that is not kept has been read
+	retries int
+	session sessionState
+	up      *upstream
+	upload  *upload
+
+	status   int
+	head     time.Duration // from the beginning to the head of the answer
+	received int64         // bytes of the answer's body
+	err      error
+}
+
+// failure is why an attempt has no answer.
+type failure struct {
+	err error
+	// safe says that the instance can not have acted on the request.
+	safe bool
+	// stale says that a connection that was used before has ended without a
+	// byte: the instance closed it while it was idle.
+	stale bool
+	// refused says that there was no connection at all.
+	refused bool
+}
+
+// run sends the request until there is an answer, forwards it, and reports
+// whether the client's connection may go on.
+func (x *exchange) run() bool {
+	if err := x.keepBody(); err != nil {
+		return x.bodyFailed(err)
+	}
+	x.openSession()
+	x.w.pick.Tried = x.w.tried[:0:maxAttempts]
+	x.w.pick.Now = x.began
+	for {
+		k, u := x.choose()
+		switch {
+		case x.session.refuse:
+			return x.refusedSession()
+		case u == nil:
+			return x.unserved()
+		}
+		x.up = u
+		k, u, c, fail := x.firstAttempt(k, u)
+		x.up = u
+		if fail != nil && fail.stale && x.repeatable() {
+			u.stats.inflight.Add(1)
+			c, fail = x.attempt(u, true)
+		}
+		switch {
+		case fail != nil && x.upload != nil && x.upload.gone:
+			return x.bodyFailed(x.upload.err)
+		case fail == nil && !x.retryStatus(c, k):
+			return x.forward(c)
+		case fail == nil: // another instance is asked
+		case !x.again(fail, k):
+			return x.failed(fail)
+		}
+	}
+}
+
+// keepBody reads a small body as a whole, so that it can be sent more than
+// once, and together with the head.
+func (x *exchange) keepBody() (err error) {
+	req := &x.w.req
+	x.w.body = nil
+	switch {
+	case req.Body == http1.BodyNone:
+		x.replay = true
+	case req.Body == http1.BodyLength && req.Length <= replayLimit && !req.ExpectContinue:
+		x.w.body, err = x.to.readSmall(req.Length)
+		x.replay = err == nil
+	}
+	return err
+}
+
+// repeatable reports whether sending the request again can do no harm: its
+// method is idempotent (RFC 9110, 9.2.2) and its body is kept.
+func (x *exchange) repeatable() bool {
+	if !x.replay {
+		return false
+	}
+	switch string(x.w.req.Method) {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+// attempt sends the request to an instance and reads the head of the answer.
+// It uses an idle connection, unless a fresh one is asked for.
+func (x *exchange) attempt(u *upstream, fresh bool) (*upConn, *failure) {
+	p := x.from.p
+	spec := &x.t.spec.Timeouts
+	var c *upConn
+	var err error
+	for {
+		c, err = u.connect(p.life, p.clock, spec.Connect.Std(), fresh)
+		if err != nil {
+			u.stats.inflight.Add(-1)
+			x.t.queue.wake(1)
+			return nil, &failure{err: err, safe: true, refused: true}
+		}
+		// A request must not be lost to a connection that the instance has
+		// closed meanwhile, nor get for an answer what nobody has asked for.
+		if !c.used || c.alive() {
+			break
+		}
+		_ = c.Close()
+	}
+	u.load.Begin()
+	if fail := x.exchangeHeads(c); fail != nil {
+		x.drop(c)
+		return nil, fail
+	}
+	return c, nil
+}
+
+// exchangeHeads sends the request, or its head while the body follows, and
+// reads the head of the answer.
+func (x *exchange) exchangeHeads(c *upConn) *failure {
+	now := x.from.now()
+	spec := &x.t.spec
+	x.w.up = x.appendHead(x.w.up[:0])
+	if x.replay {
+		x.w.up = append(x.w.up, x.w.body...)
+	}
+	c.writeIn(now, spec.Timeouts.Stall.Std())
+	if _, err := c.Conn.Write(x.w.up); err != nil {
+		return &failure{err: err, stale: c.used, safe: false}
+	}
+	wait := spec.Timeouts.Request.Std()
+	if try := spec.Retry.PerTryTimeout.Std(); try > 0 {
+		wait = min(wait, try)
+	}
+	c.readIn(now, wait)
+	if !x.replay {
+		x.sent = true
+		c.moved.Store(int64(now))
+		x.startUpload(c)
+	}
+	return x.readHead(c, wait)
+}
+
+// readHead reads the head of the final answer and passes interim ones on.
+func (x *exchange) readHead(c *upConn, wait time.Duration) *failure {
+	for range maxInterim {
+		err := c.reader.ReadResponse(x.w.req.Method, &c.resp)
+		for err != nil && isTimeout(err) && x.uploading(c, wait) {
+			err = c.reader.ReadResponse(x.w.req.Method, &c.resp)
+		}
+		if err != nil {
+			stale := c.used && c.reader.Buffered() == 0 && !isTimeout(err)
+			return &failure{err: err, stale: stale}
+		}
+		if c.resp.Status >= 200 || c.resp.Status == http.StatusSwitchingProtocols {
+			return nil
+		}
+		if err := x.to.interim(x, c); err != nil {
+			return &failure{err: errClientGone}
+		}
+	}
+	return &failure{err: errTooManyInterim}
+}
+
+// uploading reports whether a body was still on its way within the wait for the
+// answer, which then begins anew: an instance that reads is not slow to answer.
+func (x *exchange) uploading(c *upConn, wait time.Duration) bool {
+	if x.upload == nil {
+		return false
+	}
+	left := time.Duration(c.moved.Load()) + wait - x.from.now()
+	if left <= 0 {
+		return false
+	}
+	c.readBy = 0
+	c.readIn(x.from.now(), left)
+	return true
+}
+
+// drop closes a connection whose exchange has failed.
+func (x *exchange) drop(c *upConn) {
+	_ = c.Close()
+	x.joinUpload(c)
+	x.release(c, x.from.now()-x.began)
+}
+
+// release ends what counts as in flight at an instance.
+func (x *exchange) release(c *upConn, latency time.Duration) {
+	c.inst.stats.inflight.Add(-1)
+	c.inst.load.End(x.from.now(), latencyOf(latency))
+	x.t.queue.wake(1)
+}
+
+// retryStatus reports whether an answer is thrown away because another
+// instance may do better.
+func (x *exchange) retryStatus(c *upConn, k int) bool {
+	status := c.resp.Status
+	if status < len(x.t.retryOn) && x.t.retryOn[status] {
+		x.from.p.noteFailure(x.t, c.inst, false)
+		if x.repeatable() && x.spend(k) {
+			c.inst.stats.count(status, x.from.now()-x.began)
+			x.discard(c)
+			return true
+		}
+		return false
+	}
+	c.inst.ejection.succeeded()
+	return false
+}
+
+// discard reads a small answer to its end, to keep the connection, and closes
+// a large one's.
+func (x *exchange) discard(c *upConn) {
+	small := c.resp.Body == http1.BodyNone || c.resp.Body == http1.BodyLength && c.resp.Length <= drainLimit
+	if small && !c.resp.Close {
+		_, err := c.reader.CopyBody(io.Discard, c.resp.Body, c.resp.Length, http1.CopyOptions{})
+		if err == nil && c.reader.Buffered() == 0 {
+			x.release(c, x.from.now()-x.began)
+			c.inst.park(c, x.from.now())
+			return
+		}
+	}
+	x.drop(c)
+}
+
+// again notes a failed attempt, and reports whether there is to be another.
+func (x *exchange) again(fail *failure, k int) bool {
+	if errors.Is(fail.err, errClientGone) {
+		return false
+	}
+	x.from.p.noteFailure(x.t, x.up.instance, fail.refused)
+	if fail.safe && !x.sent || x.repeatable() {
+		return x.spend(k)
+	}
+	return false
+}
+
+// spend asks for one more attempt, on another instance than the last.
+func (x *exchange) spend(k int) bool {
+	if k < 0 { // the session's; the balancer must not choose it again
+		k = slices.Index(x.t.ups, x.up)
+	}
+	if k >= 0 {
+		x.w.pick.Tried = append(x.w.pick.Tried, int32(k))
+	}
+	x.session.failed = true
+	if x.retries+1 >= min(x.t.spec.Retry.Attempts, maxAttempts) || x.t.set.Len() <= len(x.w.pick.Tried) {
+		return false
+	}
+	if !x.t.budget.spend() {
+		x.t.events.noBudget.Add(1)
+		return false
+	}
+	x.retries++
+	x.t.events.retries.Add(1)
+	return true
+}
+
+// failed answers a request that no instance has answered.
+func (x *exchange) failed(fail *failure) bool {
+	x.err = fail.err
+	if errors.Is(fail.err, errClientGone) {
+		x.t.events.clientGone.Add(1)
+		return false
+	}
+	a := answer{status: http.StatusBadGateway, code: "unavailable"}
+	var timeout net.Error
+	switch {
+	case errors.Is(fail.err, os.ErrDeadlineExceeded), errors.As(fail.err, &timeout) && timeout.Timeout():
+		a.status, a.message = http.StatusGatewayTimeout, "the instance did not answer in time"
+	case fail.refused:
+		a.message = "no connection to an instance could be made"
+	default:
+		a.message = "the instance broke the connection off"
+	}
+	return x.own(a)
+}
+
+// unserved answers a request for which there is no instance.
+func (x *exchange) unserved() bool {
+	return x.own(answer{
+		status: http.StatusServiceUnavailable, code: "unavailable", message: "no instance of the service can take the request",
+		retryAfter: time.Second,
+	})
+}
+
+// own sends an answer of the proxy itself.
+func (x *exchange) own(a answer) bool {
+	x.status = a.status
+	x.head = x.from.now() - x.began
+	a.close = a.close || x.sent || !x.replay
+	return x.to.answer(a)
+}
+
+// bodyFailed answers a request whose body did not arrive.
+func (x *exchange) bodyFailed(err error) bool {
+	x.err = asClientGone(err)
+	var bad *http1.Error
+	switch {
+	case errors.As(err, &bad):
+		if bad.Status == http.StatusRequestEntityTooLarge {
+			x.t.events.tooLarge.Add(1)
+		}
+		return x.own(answer{status: bad.Status, code: "invalid", message: bad.Reason, close: true})
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return x.own(answer{status: http.StatusRequestTimeout, code: "timeout", message: "the body did not arrive in time", close: true})
+	}
+	x.t.events.clientGone.Add(1)
+	return false
+}
+
+// choose picks an instance: that of the session, or the balancer's. When there
+// is none it waits for one. The request counts as in flight at the instance
+// from then on.
+func (x *exchange) choose() (int, *upstream) {
+	u := x.ofSession()
+	if x.session.refuse {
+		return -1, nil
+	}
+	if u != nil {
+		u.stats.inflight.Add(1)
+		return -1, u
+	}
+	r := &x.w.pick
+	switch {
+	case x.session.id != "" && x.t.spec.Stickiness.Strategy == fsm.StickyHash:
+		r.Hash = xxh3.HashString(x.session.id)
+	case x.retries == 0:
+		r.Hash = x.t.hash.of(x.from, &x.w.req)
+	}
+	k, u := x.t.pick(r)
+	if u != nil || x.retries > 0 {
+		return k, u
+	}
+	return x.await()
+}
+
+// await holds a request until there is an instance for it: the group may be
+// starting from nothing, or every instance may be full.
+func (x *exchange) await() (int, *upstream) {
+	limit := x.t.spec.Timeouts.Queue.Std()
+	ctx, cancel := context.WithTimeout(x.from.p.life, limit)
+	defer cancel()
+	q := &x.t.queue
+	for ctx.Err() == nil {
+		turn := q.join(x.t.spec.Limits.MaxQueue)
+		if turn == nil {
+			x.t.events.queueFull.Add(1)
+			return -1, nil
+		}
+		// Between the pick that found nothing and joining, an instance may
+		// have become free.
+		k, u := x.retarget()
+		if u != nil || k == goneTarget {
+			q.leave(turn)
+			return k, u
+		}
+		x.t.events.queued.Add(1)
+		select {
+		case <-turn:
+			if k, u = x.retarget(); u != nil || k == goneTarget {
+				return k, u
+			}
+		case <-ctx.Done():
+			q.leave(turn)
+		}
+	}
+	x.t.events.queueTimeouts.Add(1)
+	return -1, nil
+}
+
+// goneTarget is the place of an instance of a service that is there no more.
+const goneTarget = -2
+
+// retarget takes the service as the newest plan has it, and picks again.
+func (x *exchange) retarget() (int, *upstream) {
+	t := x.from.p.plan.Load().targets[x.t.group]
+	if t == nil {
+		return goneTarget, nil
+	}
+	x.t = t
+	x.w.pick.Tried = x.w.tried[:0:maxAttempts]
+	return x.t.pick(&x.w.pick)
+}

@@ -1,0 +1,154 @@
+package proxy
+
+import (
+	"bytes"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// firstAttempt is the first attempt of a request, which a second copy may join
+// when the service hedges and the answer is late (Dean, Barroso: The Tail at
+// Scale). It returns the instance that the answer, or the failure, is of.
+func (x *exchange) firstAttempt(k int, u *upstream) (int, *upstream, *upConn, *failure) {
+	after := x.t.spec.Retry.HedgeAfter.Std()
+	if after == 0 || x.retries > 0 || !x.repeatable() || len(x.w.body) > 0 || len(x.upgrade()) > 0 {
+		c, fail := x.attempt(u, false)
+		return k, u, c, fail
+	}
+	done := make(chan *shot, 2)
+	x.w.up = x.appendHead(x.w.up[:0])
+	first := x.shoot(k, u, done)
+	timer := time.NewTimer(after)
+	defer timer.Stop()
+	var second *shot
+	select {
+	case s := <-done:
+		return s.k, s.u, s.c, s.fail
+	case <-timer.C:
+		second = x.second(k, done)
+	}
+	s := <-done
+	if second == nil {
+		return s.k, s.u, s.c, s.fail
+	}
+	if s.fail != nil { // the other one may do better
+		x.from.p.noteFailure(x.t, s.u.instance, s.fail.refused)
+		s = <-done
+		return s.k, s.u, s.c, s.fail
+	}
+	loser := first
+	if s == first {
+		loser = second
+	}
+	loser.give(x.from.p, done)
+	return s.k, s.u, s.c, s.fail
+}
+
+// second sends another copy to another instance, if there is one and the
+// budget allows it.
+func (x *exchange) second(k int, done chan<- *shot) *shot {
+	if k >= 0 {
+		x.w.pick.Tried = append(x.w.pick.Tried, int32(k))
+	}
+	k2, u2 := x.t.pick(&x.w.pick)
+	if u2 == nil || u2.instance == x.up.instance {
+		return nil
+	}
+	if !x.t.budget.spend() {
+		u2.stats.inflight.Add(-1)
+		x.t.events.noBudget.Add(1)
+		return nil
+	}
+	x.t.events.hedges.Add(1)
+	return x.shoot(k2, u2, done)
+}
+
+// shot is one of two copies of a request that race for an answer. It shares
+// nothing with the exchange that the client's next request could change.
+type shot struct {
+	k      int
+	u      *upstream
+	t      *target
+	p      *Proxy
+	head   []byte
+	method []byte
+	conn   atomic.Pointer[upConn]
+	lost   atomic.Bool
+
+	c    *upConn
+	fail *failure
+}
+
+func (x *exchange) shoot(k int, u *upstream, done chan<- *shot) *shot {
+	s := &shot{k: k, u: u, t: x.t, p: x.from.p, head: bytes.Clone(x.w.up), method: bytes.Clone(x.w.req.Method)}
+	go func() {
+		if s.c, s.fail = s.fire(false); s.fail != nil && s.fail.stale {
+			s.u.stats.inflight.Add(1)
+			s.c, s.fail = s.fire(true)
+		}
+		done <- s
+	}()
+	return s
+}
+
+// fire sends the copy and reads the head of the answer.
+func (s *shot) fire(fresh bool) (*upConn, *failure) {
+	spec := &s.t.spec
+	c, err := s.u.connect(s.p.life, s.p.clock, spec.Timeouts.Connect.Std(), fresh)
+	if err != nil {
+		s.u.stats.inflight.Add(-1)
+		s.t.queue.wake(1)
+		return nil, &failure{err: err, safe: true, refused: true}
+	}
+	s.conn.Store(c)
+	if s.lost.Load() {
+		_ = c.Close()
+	}
+	began := s.p.clock.now()
+	s.u.load.Begin()
+	c.writeIn(began, spec.Timeouts.Stall.Std())
+	c.readIn(began, spec.Timeouts.Request.Std())
+	fail := s.ask(c)
+	if fail != nil {
+		s.drop(c, began)
+		return nil, fail
+	}
+	return c, nil
+}
+
+func (s *shot) ask(c *upConn) *failure {
+	if _, err := c.Conn.Write(s.head); err != nil {
+		return &failure{err: err, stale: c.used}
+	}
+	for range maxInterim { // interim answers of a race are nobody's
+		if err := c.reader.ReadResponse(s.method, &c.resp); err != nil {
+			return &failure{err: err, stale: c.used && c.reader.Buffered() == 0 && !isTimeout(err)}
+		}
+		if c.resp.Status >= 200 || c.resp.Status == http.StatusSwitchingProtocols {
+			return nil
+		}
+	}
+	return &failure{err: errTooManyInterim}
+}
+
+func (s *shot) drop(c *upConn, began time.Duration) {
+	_ = c.Close()
+	now := s.p.clock.now()
+	s.u.stats.inflight.Add(-1)
+	s.u.load.End(now, latencyOf(now-began))
+	s.t.queue.wake(1)
+}
+
+// give ends a copy that has lost the race, whatever it is at.
+func (s *shot) give(p *Proxy, done <-chan *shot) {
+	s.lost.Store(true)
+	if c := s.conn.Load(); c != nil {
+		_ = c.Close()
+	}
+	p.wg.Go(func() {
+		if l := <-done; l.c != nil {
+			l.drop(l.c, p.clock.now())
+		}
+	})
+}

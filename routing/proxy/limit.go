@@ -1,0 +1,154 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// bucket limits a rate by the generic cell rate algorithm (ITU-T I.371): one
+// word holds the time at which the bucket would be full again. The zero value
+// is ready. It allows a burst of one second's worth.
+type bucket struct{ full atomic.Int64 }
+
+// take asks for one request at a rate per second, and tells how long to wait
+// when there is none left.
+func (b *bucket) take(now time.Duration, perSecond int) (wait time.Duration, ok bool) {
+	step := int64(time.Second) / int64(perSecond)
+	for {
+		old := b.full.Load()
+		next := max(old, int64(now)) + step
+		if over := next - int64(now) - int64(time.Second); over > 0 {
+			return time.Duration(over), false
+		}
+		if b.full.CompareAndSwap(old, next) {
+			return 0, true
+		}
+	}
+}
+
+// clientLimits remembers the clients of a service that has limits for each of
+// them.
+type clientLimits struct {
+	mu      sync.Mutex
+	clients map[netip.Addr]*clientState
+	swept   time.Duration
+}
+
+type clientState struct {
+	rate  bucket
+	conns int
+	seen  time.Duration
+}
+
+// sweepEvery is the time between removals of clients that are not heard of.
+const sweepEvery = 10 * time.Second
+
+// of returns what is remembered of a client. When there are too many, the
+// client gets a fresh state that nobody remembers: a flood of addresses must
+// not make the proxy refuse everybody.
+func (l *clientLimits) of(a netip.Addr, now time.Duration) *clientState {
+	if l.clients == nil {
+		l.clients = map[netip.Addr]*clientState{}
+	}
+	if now-l.swept > sweepEvery {
+		l.swept = now
+		for k, c := range l.clients {
+			if c.conns == 0 && now-c.seen > sweepEvery {
+				delete(l.clients, k)
+			}
+		}
+	}
+	c := l.clients[a]
+	if c == nil {
+		c = &clientState{}
+		if len(l.clients) < maxClients {
+			l.clients[a] = c
+		}
+	}
+	c.seen = now
+	return c
+}
+
+// take asks for one request of a client.
+func (l *clientLimits) take(a netip.Addr, now time.Duration, perSecond int) (wait time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.of(a, now).rate.take(now, perSecond)
+}
+
+// open asks for one more connection of a client.
+func (l *clientLimits) open(a netip.Addr, now time.Duration, limit int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.of(a, now)
+	if c.conns >= limit {
+		return false
+	}
+	c.conns++
+	return true
+}
+
+// close gives a connection back.
+func (l *clientLimits) close(a netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.clients[a]; c != nil && c.conns > 0 {
+		c.conns--
+	}
+}
+
+// queue holds requests that wait for an instance, in order.
+type queue struct {
+	waiting atomic.Int64
+	mu      sync.Mutex
+	list    []chan struct{}
+}
+
+// join adds a waiter; nil when there are too many.
+func (q *queue) join(limit int) chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.list) >= limit {
+		return nil
+	}
+	ch := make(chan struct{})
+	q.list = append(q.list, ch)
+	q.waiting.Store(int64(len(q.list)))
+	return ch
+}
+
+// leave removes a waiter that gave up. One that was woken meanwhile passes its
+// turn on, which would be lost else.
+func (q *queue) leave(ch chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	k := slices.Index(q.list, ch)
+	if k < 0 {
+		q.wakeLocked(1)
+		return
+	}
+	q.list = slices.Delete(q.list, k, k+1)
+	q.waiting.Store(int64(len(q.list)))
+}
+
+// wake lets the first n waiters try again.
+func (q *queue) wake(n int) {
+	if q.waiting.Load() == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.wakeLocked(n)
+}
+
+func (q *queue) wakeLocked(n int) {
+	n = min(n, len(q.list))
+	for _, ch := range q.list[:n] {
+		close(ch)
+	}
+	q.list = append(q.list[:0:0], q.list[n:]...)
+	q.waiting.Store(int64(len(q.list)))
+}

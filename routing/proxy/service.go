@@ -1,0 +1,118 @@
+package proxy
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/routing/balance"
+)
+
+// service is what a node remembers of a service from plan to plan.
+type service struct {
+	group  string
+	stats  counters
+	events eventCounters
+	budget budget
+	rate   bucket
+	client clientLimits
+	queue  queue
+	conns  atomic.Int64
+	// ejecting is held while it is decided whether one more instance may be
+	// ejected.
+	ejecting sync.Mutex
+	// ejected counts the changes of its instances' ejections.
+	ejected atomic.Uint64
+}
+
+// eventCounters count what the proxy did on its own account.
+type eventCounters struct {
+	retries        atomic.Uint64
+	noBudget       atomic.Uint64 // a retry that the budget did not allow
+	hedges         atomic.Uint64
+	ejections      atomic.Uint64
+	ejectionCapped atomic.Uint64
+	queued         atomic.Uint64
+	queueFull      atomic.Uint64
+	queueTimeouts  atomic.Uint64
+	rateLimited    atomic.Uint64
+	connLimited    atomic.Uint64
+	tooLarge       atomic.Uint64
+	upgrades       atomic.Uint64
+	clientGone     atomic.Uint64
+	badCookies     atomic.Uint64
+}
+
+// target is a service as one plan has it. It is immutable.
+type target struct {
+	*service
+	spec    fsm.Service // with its defaults
+	set     *balance.Set
+	ups     []*upstream            // at the same places as in set
+	all     map[string]*upstream   // by instance id: also those that drain or are ejected
+	tags    map[[16]byte]*upstream // the same by the tag that cookies have
+	retryOn [600]bool
+	hash    hashSource
+	panic   bool // so few instances are usable that all are used
+	stamp   targetStamp
+}
+
+// targetStamp is what a target was made from; when it is the same, the target
+// is.
+type targetStamp struct {
+	index   uint64 // of the service; see fsm.ServiceIndex
+	nodes   uint64 // the sum of what the nodes' rows say of zones and weights
+	ejected uint64 // counts the changes of ejections
+}
+
+// pick chooses an instance for a request, which counts as in flight there from
+// then on, or nil when all that there are have been tried or are full.
+func (t *target) pick(r *balance.Request) (int, *upstream) {
+	limit := int64(t.spec.Limits.MaxInFlightPerInstance)
+	for {
+		k := t.set.Pick(r)
+		if k < 0 {
+			return -1, nil
+		}
+		u := t.ups[k]
+		if u.stats.begin(limit) {
+			return k, u
+		}
+		if len(r.Tried) == cap(r.Tried) {
+			return -1, nil
+		}
+		r.Tried = append(r.Tried, int32(k))
+	}
+}
+
+// budget bounds retries to a share of the requests, so that they can not
+// double the load on a service that is failing. It starts with a few, for
+// services with little traffic, and never saves up more than it may hold.
+type budget struct{ tokens atomic.Int64 }
+
+const (
+	budgetUnit  = 100 // of a retry
+	budgetFirst = 10 * budgetUnit
+	budgetMax   = 100 * budgetUnit
+)
+
+// earn is called for each request that is not a retry.
+func (b *budget) earn(percent int) {
+	if b.tokens.Load() < budgetMax-budgetFirst {
+		b.tokens.Add(int64(percent))
+	}
+}
+
+// spend takes a retry from the budget, if it has one.
+func (b *budget) spend() bool {
+	if b.tokens.Add(-budgetUnit) >= -budgetFirst {
+		return true
+	}
+	b.tokens.Add(budgetUnit)
+	return false
+}
+
+// latencyOf bounds a measured latency from below, so that an average of a
+// local instance never is zero.
+func latencyOf(d time.Duration) time.Duration { return max(d, time.Microsecond) }
