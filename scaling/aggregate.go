@@ -14,6 +14,13 @@ func BuiltinMetrics() []string {
 	return []string{"cpu", "memory", "requests", "inflight", "responseTime"}
 }
 
+// The metrics of which each node's proxy sees a part: what an instance has is
+// the sum of the parts of some, and the mean of those of others.
+var (
+	summedMetrics   = []string{"requests", "inflight"}
+	averagedMetrics = []string{"responseTime"}
+)
+
 // cursor remembers, for the samples that concern a group as a whole, up to
 // which time they have been counted: each of them belongs to one evaluation.
 // Samples of one instance need none; they are readings of a gauge, of which
@@ -36,12 +43,13 @@ func (m *mean) add(v float64) { m.sum, m.n = m.sum+v, m.n+1 }
 //
 // A value that was pushed for the group as a whole goes before what was
 // measured on its instances: the user has said what to scale on. Otherwise the
-// newest reading of each healthy instance counts, averaged over them.
+// newest reading of each healthy instance counts, averaged over them. Of what the
+// proxies see of an instance each node has a part.
 //
 // It returns the values by group and metric, and the next cursor.
 func aggregate(s *fsm.State, samples []MetricSample, seen cursor) (map[string]map[string]float64, cursor) {
 	type groupMetric struct{ group, metric string }
-	type reading struct{ metric, instance string }
+	type reading struct{ metric, instance, node string }
 	whole, single := map[groupMetric]*mean{}, map[reading]MetricSample{}
 	// A series that gave nothing this time is forgotten: what it gave before
 	// is older than what the next collection asks for.
@@ -50,7 +58,10 @@ func aggregate(s *fsm.State, samples []MetricSample, seen cursor) (map[string]ma
 		switch {
 		case !isFinite(m.Value):
 		case m.Instance != "":
-			key := reading{m.Metric, m.Instance}
+			key := reading{metric: m.Metric, instance: m.Instance}
+			if slices.Contains(summedMetrics, m.Metric) || slices.Contains(averagedMetrics, m.Metric) {
+				key.node = m.Node
+			}
 			if have, ok := single[key]; countsFor(s, m) && (!ok || m.At.After(have.At)) {
 				single[key] = m
 			}
@@ -62,9 +73,18 @@ func aggregate(s *fsm.State, samples []MetricSample, seen cursor) (map[string]ma
 			}
 		}
 	}
+	parts, groupOf := map[reading]*mean{}, map[string]string{}
+	for key, m := range single {
+		addTo(parts, reading{metric: key.metric, instance: key.instance}, m.Value)
+		groupOf[m.Instance] = m.Group
+	}
 	measured := map[groupMetric]*mean{}
-	for _, m := range single {
-		addTo(measured, groupMetric{m.Group, m.Metric}, m.Value)
+	for key, p := range parts {
+		value := p.sum
+		if !slices.Contains(summedMetrics, key.metric) {
+			value /= float64(p.n)
+		}
+		addTo(measured, groupMetric{groupOf[key.instance], key.metric}, value)
 	}
 	maps.Copy(measured, whole)
 	values := map[string]map[string]float64{}
@@ -75,6 +95,23 @@ func aggregate(s *fsm.State, samples []MetricSample, seen cursor) (map[string]ma
 		values[key.group][key.metric] = m.sum / float64(m.n)
 	}
 	return values, next
+}
+
+// inFlightOf adds up the requests that the proxies say the instances have.
+func inFlightOf(s *fsm.State, samples []MetricSample) map[string]float64 {
+	type reading struct{ instance, node string }
+	newest := map[reading]MetricSample{}
+	for _, m := range samples {
+		key := reading{m.Instance, m.Node}
+		if m.Metric == "inflight" && m.Instance != "" && isFinite(m.Value) && countsFor(s, m) && m.At.After(newest[key].At) {
+			newest[key] = m
+		}
+	}
+	sum := map[string]float64{}
+	for key, m := range newest {
+		sum[key.instance] += m.Value
+	}
+	return sum
 }
 
 func addTo[K comparable](means map[K]*mean, key K, v float64) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pacelinehq/paceline/fsm"
@@ -40,6 +41,8 @@ type Autoscaler struct {
 	cfg     AutoscalerConfig
 	cluster Cluster
 	collect Collector
+	// inFlight is of the last collection, by instance.
+	inFlight atomic.Pointer[map[string]float64]
 }
 
 // NewAutoscaler returns an autoscaler.
@@ -90,6 +93,15 @@ func (a *Autoscaler) Run(ctx context.Context, term uint64) error {
 	}
 }
 
+// InFlight is how many requests an instance had when samples were collected
+// last; 0 when that is not known. It is safe for concurrent use.
+func (a *Autoscaler) InFlight(instance string) float64 {
+	if m := a.inFlight.Load(); m != nil {
+		return (*m)[instance]
+	}
+	return 0
+}
+
 // firstTick is one interval after the last evaluation of the leader before, so
 // that "3 evaluations" stay as long as the user thinks; at once when that has
 // passed.
@@ -119,6 +131,8 @@ func (r *run) tick(ctx context.Context) error {
 	s := r.cluster.State()
 	values, seen := aggregate(s, samples, r.seen)
 	r.seen = seen
+	inFlight := inFlightOf(s, samples)
+	r.inFlight.Store(&inFlight)
 	var groups []string
 	for name, g := range s.Groups.All() {
 		if !g.Deleting {

@@ -1,6 +1,7 @@
 package scaling_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -323,7 +324,23 @@ func TestWhichSamplesCount(t *testing.T) {
 		samples func() []sample
 		want    float64
 		none    bool
+		metric  string // cpu, if none is named
 	}{
+		{name: "what the proxies of all nodes send to an instance", metric: "requests", want: 25, samples: func() []sample {
+			return []sample{
+				{Node: "n1", Group: "web", Instance: "i1", Metric: "requests", Value: 10, At: ago(1)},
+				{Node: "n1", Group: "web", Instance: "i1", Metric: "requests", Value: 99, At: ago(2)},
+				{Node: "n2", Group: "web", Instance: "i1", Metric: "requests", Value: 30, At: ago(3)},
+				{Node: "n2", Group: "web", Instance: "i2", Metric: "requests", Value: 10, At: ago(3)},
+			}
+		}},
+		{name: "the mean of what the proxies wait for an instance", metric: "responseTime", want: 30, samples: func() []sample {
+			return []sample{
+				{Node: "n1", Group: "web", Instance: "i1", Metric: "responseTime", Value: 10, At: ago(1)},
+				{Node: "n2", Group: "web", Instance: "i1", Metric: "responseTime", Value: 30, At: ago(3)},
+				{Node: "n2", Group: "web", Instance: "i2", Metric: "responseTime", Value: 40, At: ago(3)},
+			}
+		}},
 		{name: "the mean over healthy instances", want: 30, samples: func() []sample {
 			return []sample{{Group: "web", Instance: "i1", Metric: "cpu", Value: 20, At: ago(0)}, {Group: "web", Instance: "i2", Metric: "cpu", Value: 40, At: ago(0)}}
 		}},
@@ -358,7 +375,7 @@ func TestWhichSamplesCount(t *testing.T) {
 				from := fixed(func() ([]sample, error) { return k.samples(), nil })
 				defer loops(t, c.autoscaler(t, scaling.AutoscalerConfig{}, from, 1))()
 				elapse(time.Second)
-				w, ok := c.State().Windows.Get("web/cpu")
+				w, ok := c.State().Windows.Get("web/" + cmp.Or(k.metric, "cpu"))
 				if ok == k.none {
 					t.Fatalf("recorded: %v, want %v", ok, !k.none)
 				}

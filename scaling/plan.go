@@ -14,6 +14,9 @@ type Planner struct {
 	Term uint64
 	// NewID makes the id of an instance, a ULID.
 	NewID func() string
+	// InFlight is how many requests an instance has, as far as is known; nil
+	// when nothing is.
+	InFlight func(instance string) float64
 	// Avoid names nodes that get no new instances, and says why.
 	Avoid map[string]string
 }

@@ -21,9 +21,12 @@ type ReconcilerConfig struct {
 	// Retry is the pause after a proposal that failed.
 	Retry time.Duration
 	// NewID makes instance ids (ULIDs). It is required.
-	NewID   func() string
-	Log     *slog.Logger
-	Metrics *Metrics
+	NewID func() string
+	// InFlight is how many requests an instance has: of those that a scale-in
+	// may choose, the one with the fewest goes. Nil when nothing is known.
+	InFlight func(instance string) float64
+	Log      *slog.Logger
+	Metrics  *Metrics
 }
 
 // Reconciler keeps what runs equal to what is wanted. It runs on the leader.
@@ -105,7 +108,7 @@ func (r *Reconciler) pass(ctx context.Context, term uint64, seen *uint64) (time.
 		return r.cfg.Debounce, nil
 	}
 	began := time.Now()
-	planner := Planner{Limits: r.cfg.Limits, Term: term, NewID: r.cfg.NewID, Avoid: r.silent(s)}
+	planner := Planner{Limits: r.cfg.Limits, Term: term, NewID: r.cfg.NewID, InFlight: r.cfg.InFlight, Avoid: r.silent(s)}
 	plan := planner.Plan(s, logTime(s))
 	r.cfg.Metrics.planned(&plan, time.Since(began))
 	index, err := r.carryOut(ctx, &plan)

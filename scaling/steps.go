@@ -23,7 +23,7 @@ func (v *view) scaleIn() {
 	if extra <= 0 {
 		return
 	}
-	v.stop(take(&v.usable, extra, victimOrder), fmt.Sprintf("scale-in: desired is %d", v.group.Desired))
+	v.stop(take(&v.usable, extra, v.victimOrder()), fmt.Sprintf("scale-in: desired is %d", v.group.Desired))
 }
 
 // fill launches what is missing, as far as the back-off, the launch rate, the

@@ -66,9 +66,25 @@ func (v *view) ready() int {
 func (v *view) inFlux() int { return len(v.ending) + len(v.usable) - v.ready() }
 
 // victimOrder is who goes first in a scale-in: what does not serve yet, then
-// the newest.
-func victimOrder(a, b *fsm.Instance) int {
-	return cmp.Or(cmp.Compare(victimRank(a), victimRank(b)), b.LaunchedAt.Compare(a.LaunchedAt), cmp.Compare(b.ID, a.ID))
+// who has the fewest sessions, the fewest requests, and the newest.
+func (v *view) victimOrder() func(a, b *fsm.Instance) int {
+	sessions := map[string]int{}
+	if v.group.Service != nil {
+		for _, slot := range v.fleet.state.SessionStats(v.group.Name).Slots {
+			sessions[slot.Instance] += slot.Sessions
+		}
+	}
+	inFlight := func(i *fsm.Instance) float64 {
+		if v.InFlight == nil {
+			return 0
+		}
+		return v.InFlight(i.ID)
+	}
+	return func(a, b *fsm.Instance) int {
+		return cmp.Or(
+			cmp.Compare(victimRank(a), victimRank(b)), cmp.Compare(sessions[a.ID], sessions[b.ID]),
+			cmp.Compare(inFlight(a), inFlight(b)), b.LaunchedAt.Compare(a.LaunchedAt), cmp.Compare(b.ID, a.ID))
+	}
 }
 
 func victimRank(i *fsm.Instance) int {

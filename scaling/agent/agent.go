@@ -30,6 +30,12 @@ const (
 	retryLast  = 2 * time.Second
 	// passPause keeps full passes apart when the watch ends again and again.
 	passPause = 20 * time.Millisecond
+	// drainAtLeast is the least time between the end of new requests for an
+	// instance of a service and its signal: the time in which the proxies of
+	// all nodes hear of it, and requests under way end.
+	drainAtLeast = time.Second
+	// drainLook is how often a draining instance's sessions are looked at.
+	drainLook = 250 * time.Millisecond
 	// settleEvery is how often an end is reported again that the state does
 	// not show.
 	settleEvery = 5 * time.Second

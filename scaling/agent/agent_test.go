@@ -276,3 +276,49 @@ func TestAnInstanceThatIgnoresItsSignalIsStoppedInTheEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestADrainLastsAsLongAsTheServiceNeeds: the proxies of all nodes have to hear
+// of it, and sessions are waited for no longer than they last.
+func TestADrainLastsAsLongAsTheServiceNeeds(t *testing.T) {
+	short := func(t *fsm.Template) { t.Stop = &fsm.Stop{Grace: fsm.Duration(10 * time.Millisecond)} }
+	long := func(t *fsm.Template) { t.Stop = &fsm.Stop{Grace: fsm.Duration(time.Minute)} }
+	key := fsm.SessionKey("one")
+	sticky := &fsm.Service{Stickiness: fsm.Stickiness{Strategy: fsm.StickyTable}}
+	for _, c := range []struct {
+		name             string
+		template         func(*fsm.Template)
+		service          *fsm.Service
+		session          bool
+		runs, afterwards time.Duration // it runs still, and has ended later
+	}{
+		{"no service", short, nil, false, 0, 100 * time.Millisecond},
+		{"a service", short, &fsm.Service{}, false, 900 * time.Millisecond, 300 * time.Millisecond},
+		{"a service and a long grace", long, &fsm.Service{}, false, 59 * time.Second, 2 * time.Second},
+		{"sessions that are none", long, sticky, false, 900 * time.Millisecond, 300 * time.Millisecond},
+		{"a session that stays", long, sticky, true, 59 * time.Second, 2 * time.Second},
+		{"a session that ends", long, sticky, true, 10 * time.Second, 2 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, c.template, func(w *world) {
+				g, _ := w.State().Groups.Get("web")
+				changed := *g
+				changed.Service = c.service
+				w.must(t, fsm.PutGroup{Group: changed})
+				w.launch("i1")
+				w.pass(time.Second)
+				w.want(t, "i1", fsm.Running, fsm.Healthy)
+				if c.session {
+					w.must(t, fsm.AssignSessions{Group: "web", Keys: key[:]})
+				}
+				w.must(t, fsm.StopInstances{Instances: []string{"i1"}})
+				w.pass(c.runs)
+				w.want(t, "i1", fsm.Draining, fsm.Unknown)
+				if c.name == "a session that ends" {
+					w.must(t, fsm.DeleteSessions{Group: "web", Keys: key[:]})
+				}
+				w.pass(c.afterwards)
+				w.want(t, "i1", fsm.Stopped, fsm.Unknown)
+			})
+		})
+	}
+}

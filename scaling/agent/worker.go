@@ -293,12 +293,28 @@ func (w *worker) release(ctx context.Context, exit <-chan driver.Status) {
 	}
 }
 
-// drain waits for the template's grace, in which clients go elsewhere.
+// drain waits for the template's grace, in which clients go elsewhere. A group
+// with a service has at least the time in which all proxies hear of it, and
+// ends early when the instance has had sessions and has none any more.
 func (w *worker) drain(ctx context.Context, exit <-chan driver.Status) (driver.Status, bool) {
-	timer, cancel := after(w.template().StopOrDefault().Grace.Std())
+	grace, early := w.template().StopOrDefault().Grace.Std(), time.Duration(-1)
+	if s := w.service(); s != nil {
+		grace = max(grace, drainAtLeast)
+		if s.Stickiness.Strategy == fsm.StickyTable {
+			early = drainAtLeast
+		}
+	}
+	timer, cancel := after(grace)
 	defer cancel()
+	look, stopLooking := after(early)
+	defer func() { stopLooking() }()
 	for {
 		select {
+		case <-look:
+			if w.sessions() == 0 {
+				return driver.Status{}, false
+			}
+			look, stopLooking = after(drainLook)
 		case <-ctx.Done():
 			return driver.Status{}, false
 		case st := <-exit:
@@ -311,6 +327,33 @@ func (w *worker) drain(ctx context.Context, exit <-chan driver.Status) (driver.S
 			}
 		}
 	}
+}
+
+// service is that of the instance's group; nil for none.
+func (w *worker) service() *fsm.Service {
+	row := w.row()
+	if row == nil {
+		return nil
+	}
+	g, ok := w.agent.cfg.Cluster.State().Groups.Get(row.Group)
+	if !ok {
+		return nil
+	}
+	return g.Service
+}
+
+// sessions is how many sessions live on the instance.
+func (w *worker) sessions() (n int) {
+	row := w.row()
+	if row == nil {
+		return 0
+	}
+	for _, slot := range w.agent.cfg.Cluster.State().SessionStats(row.Group).Slots {
+		if slot.Instance == w.id {
+			n += slot.Sessions
+		}
+	}
+	return n
 }
 
 // stop ends the instance, however long it takes; it returns false when ctx
