@@ -18,8 +18,13 @@ const (
 	HeaderRequestID = "X-Request-Id"
 	// HeaderIdempotencyKey makes a retried write apply once.
 	HeaderIdempotencyKey = "Idempotency-Key"
+	// HeaderServiceIndex is the index at which the service of an answer last
+	// changed; a reader blocks for a later one.
+	HeaderServiceIndex = "Paceline-Service-Index"
 	// HeaderLogOffset is where to go on reading a log.
 	HeaderLogOffset = "Paceline-Log-Offset"
+	// HeaderExpiresAt is when the data of a session ends, as RFC 3339.
+	HeaderExpiresAt = "Paceline-Expires-At"
 )
 
 // MaxIdempotencyKey is the longest Idempotency-Key in bytes.
@@ -31,6 +36,55 @@ type List[T any] struct {
 	// Next is the cursor of the next page; empty on the last one.
 	Next string `json:"next,omitempty"`
 }
+
+// ServiceSummary is one service in a listing.
+type ServiceSummary struct {
+	Group string `json:"group"`
+	// Index is that of the log at which the service last changed.
+	Index uint64 `json:"index"`
+	// Endpoints counts the instances that can be asked, Passing those that
+	// clients should ask, and Draining those that are on their way out.
+	Endpoints int `json:"endpoints"`
+	Passing   int `json:"passing"`
+	Draining  int `json:"draining"`
+	// Routed says that the nodes' proxy sends traffic to the service, for
+	// what Hosts, PathPrefix and Listeners say.
+	Routed     bool           `json:"routed"`
+	Hosts      []string       `json:"hosts,omitempty"`
+	PathPrefix string         `json:"pathPrefix,omitempty"`
+	Listeners  []fsm.Listener `json:"listeners,omitempty"`
+}
+
+// ServiceView is what a group offers: its endpoints, at one index.
+type ServiceView struct {
+	Group string `json:"group"`
+	// Index is that of the log at which the service last changed. It is the
+	// same on every node, and a reader goes on at any of them.
+	Index     uint64            `json:"index"`
+	Endpoints []ServiceEndpoint `json:"endpoints"`
+}
+
+// ServiceEndpoint is one instance that can be asked.
+type ServiceEndpoint struct {
+	Instance    string `json:"instance"`
+	Incarnation int    `json:"incarnation"`
+	Node        string `json:"node"`
+	Zone        string `json:"zone"`
+	// Address is host:port.
+	Address  string     `json:"address"`
+	Health   fsm.Health `json:"health"`
+	Draining bool       `json:"draining"`
+	// Weight is the endpoint's share of the requests, 1 to 256.
+	Weight int `json:"weight"`
+}
+
+// Events of a service's stream.
+const (
+	// EventService has a [ServiceView]: all of its endpoints.
+	EventService = "service"
+	// EventServiceRemoved says that the group is gone; the stream ends.
+	EventServiceRemoved = "service.removed"
+)
 
 // Member is one node as the cluster sees it.
 type Member struct {

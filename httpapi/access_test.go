@@ -43,7 +43,11 @@ var access = map[string]httpapi.Access{
 	"list-nodes": httpapi.Viewer, "get-node": httpapi.Viewer, "drain-node": httpapi.Operator, "undrain-node": httpapi.Operator,
 	"leave-node": httpapi.Admin, "remove-node": httpapi.Admin,
 	"get-cluster": httpapi.Viewer, "transfer-leadership": httpapi.Admin, "save-snapshot": httpapi.Admin, "restore-snapshot": httpapi.Admin,
-	"list-events": httpapi.Viewer,
+	"list-services": httpapi.Viewer, "get-service": httpapi.Viewer, "discover-prometheus": httpapi.Viewer,
+	"consul-health-service": httpapi.Viewer, "consul-catalog-service": httpapi.Viewer, "consul-catalog-services": httpapi.Viewer, "consul-agent-self": httpapi.Viewer,
+	"list-events":       httpapi.Viewer,
+	"get-session-stats": httpapi.Viewer, "get-session": httpapi.Viewer, "route-session": httpapi.Operator, "delete-session": httpapi.Operator,
+	"get-session-data": httpapi.Operator, "put-session-data": httpapi.Operator, "delete-session-data": httpapi.Operator,
 }
 
 // Every route × every caller.
@@ -61,7 +65,7 @@ func TestRouteAccess(t *testing.T) {
 			t.Errorf("%s %s (%s) is for %q, expected %q", r.Method, r.Path, r.ID, r.Access, need)
 			continue
 		}
-		path := strings.NewReplacer("{group}", "none", "{template}", "none", "{policy}", "none", "{instance}", "none", "{node}", "none").Replace(r.Path)
+		path := strings.NewReplacer("{group}", "none", "{template}", "none", "{policy}", "none", "{instance}", "none", "{node}", "none", "{service}", "none", "{session}", "none").Replace(r.Path)
 		for caller, token := range callers {
 			var headers []string
 			if token != "" {

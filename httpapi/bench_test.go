@@ -2,8 +2,11 @@ package httpapi_test
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -90,4 +93,60 @@ func BenchmarkGetGroup(b *testing.B) {
 
 func BenchmarkInvalidTemplate(b *testing.B) {
 	benchmark(b, http.MethodPut, "/v1/templates/web", `{"driver":"process","comand":"@sample","cpu":"x"}`, 422)
+}
+
+// BenchmarkServiceWatchers holds thousands of blocking reads of one service,
+// and wakes them by one change.
+func BenchmarkServiceWatchers(b *testing.B) {
+	const watchers = 9_000 // each has two files here
+	a := newAPI(b)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- a.server.Serve(l) }()
+	var before, waiting runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	conns := make([]net.Conn, watchers)
+	for i := range conns {
+		if conns[i], err = net.Dial("tcp", l.Addr().String()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	ask := func() {
+		index, _ := a.cluster.State().ServiceIndexes.Get("web")
+		for _, c := range conns {
+			if _, err := fmt.Fprintf(c, "GET /v1/services/web?wait=10m&index=%d HTTP/1.1\r\nHost: n1\r\n\r\n", index.Index); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for !strings.Contains(a.do("GET", "/metrics", "").Body.String(), fmt.Sprintf("service_watchers %d\n", watchers)) {
+			runtime.Gosched()
+		}
+	}
+	answer := make([]byte, 4096)
+	for n := 0; b.Loop(); n++ {
+		b.StopTimer()
+		ask()
+		if n == 0 {
+			runtime.GC()
+			runtime.ReadMemStats(&waiting)
+		}
+		b.StartTimer()
+		a.cluster.Report(httpapitest.InstanceID(1), "", []fsm.Health{fsm.Unhealthy, fsm.Healthy}[n%2])
+		for _, c := range conns {
+			if _, err := c.Read(answer); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	used := float64(waiting.HeapInuse+waiting.StackInuse) - float64(before.HeapInuse+before.StackInuse)
+	b.ReportMetric(used/watchers, "B/watcher")
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	_ = a.server.Shutdown(context.Background())
+	<-served
 }

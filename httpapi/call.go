@@ -67,7 +67,7 @@ func (s *Server) serve(gc *gin.Context, r *route) {
 
 // run admits the request and calls its handler.
 func (c *call) run() error {
-	role, err := c.s.admit(c.c.Request.Header, c.route.access)
+	role, err := c.s.admit(c.credentials(), c.route.access)
 	if err != nil {
 		return err
 	}
@@ -94,6 +94,16 @@ func (c *call) run() error {
 	defer cancel()
 	c.ctx = ctx
 	return c.route.handle(c)
+}
+
+// credentials are the headers that may say who asks. Consul's clients have a
+// header of their own for their token.
+func (c *call) credentials() http.Header {
+	h := c.c.Request.Header
+	if token := h.Get(headerConsulToken); c.route.consul && token != "" && h.Get("Authorization") == "" {
+		return http.Header{"Authorization": {"Bearer " + token}}
+	}
+	return h
 }
 
 // panicked turns a panic of a handler into a problem, and tells the log where.
@@ -209,15 +219,28 @@ func tagOf(revision uint64) string {
 	return string(append(b, '"'))
 }
 
-func (c *call) param(name string) string { return c.c.Param(name) }
+// param returns a parameter of the path, unescaped.
+func (c *call) param(name string) string {
+	v := c.c.Param(name)
+	if c.c.Request.URL.RawPath == "" {
+		return v // the router has seen the path unescaped
+	}
+	if plain, err := url.PathUnescape(v); err == nil {
+		return plain
+	}
+	return v
+}
 
 func (s *Server) logAccess(c *call, status int, begun time.Time) {
 	if !s.log.Enabled(c.ctx, slog.LevelDebug) {
 		return
 	}
-	r := c.c.Request
+	r, path := c.c.Request, c.c.Request.URL.Path
+	if c.route.tag == sessionTag {
+		path = c.route.path // the id of a session may let a client in
+	}
 	s.log.LogAttrs(c.ctx, slog.LevelDebug, "request",
-		slog.String("requestId", c.requestID), slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.String("requestId", c.requestID), slog.String("method", r.Method), slog.String("path", path),
 		slog.Int("status", status), slog.Int("bytes", c.c.Writer.Size()), slog.Duration("took", time.Since(begun)),
 		slog.String("role", string(c.role)), slog.String("from", r.RemoteAddr))
 }

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -74,6 +75,13 @@ func eventOf(c fsm.Change) (client.Event, bool) {
 	}
 	return client.Event{}, false
 }
+
+// heard lists the tables whose changes eventOf looks at.
+var heard = []string{"activities", "instances", "nodes", "groups", "templates", "policies", "quarantine"}
+
+// unheard reports whether a change never becomes an event: that of a session
+// or its data, of the keys that seal cookies, of bookkeeping.
+func unheard(c fsm.Change) bool { return c.Withheld() || !slices.Contains(heard, c.Table) }
 
 func either(c fsm.Change) any {
 	if !c.Removed() {

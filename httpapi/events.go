@@ -169,6 +169,11 @@ func (c *call) stream(run func(*stream) error) error {
 	}
 	m.streams.Inc()
 	defer func() { m.openStreams.Add(-1); m.streams.Dec() }()
+	return c.follow(run)
+}
+
+// follow runs a stream that is counted already.
+func (c *call) follow(run func(*stream) error) error {
 	c.unhurried()
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -75,6 +76,42 @@ func TestRecentEvents(t *testing.T) {
 	rest := want[client.List[client.Event]](t, a.do("GET", "/v1/events?limit=1000&cursor="+first.Next, ""), 200)
 	if len(rest.Items) != len(all)-1 || rest.Items[0].ID != all[1].ID {
 		t.Errorf("the next page has %d of %d", len(rest.Items), len(all))
+	}
+}
+
+// Sessions, their data and the keys of their cookies make no event, name no
+// secret in one, and push no event out of what is remembered.
+func TestSessionsAreNoEvents(t *testing.T) {
+	a := newAPI(t)
+	a.cluster.Must(fsm.PutTemplate{Template: fsm.Template{Name: "seen", Driver: "process", Command: "@sample"}})
+	before := recent(t, a, "?limit=1000", "template seen was created")
+	service := func(strategy string) {
+		g, _ := a.cluster.State().Groups.Get("web")
+		next := *g
+		next.Service = &fsm.Service{Stickiness: fsm.Stickiness{Strategy: strategy}}
+		a.cluster.Must(fsm.PutGroup{Group: next})
+	}
+	const secret, data, id = "sixteen secret b", "what the client keeps", "the-id-of-a-session"
+	service(fsm.StickyShared)
+	a.cluster.Must(fsm.RotateSessionKeys{ID: 1, Secret: []byte(secret)})
+	a.cluster.Must(fsm.PutSessionData{Group: "web", Session: id, Data: []byte(data)})
+	service(fsm.StickyTable)
+	for k := range 4000 {
+		key := fsm.SessionKey(strings.Repeat("s", 1+k%200))
+		a.cluster.Must(fsm.AssignSessions{Group: "web", Keys: key[:]})
+		a.cluster.Must(fsm.DeleteSessions{Group: "web", Keys: key[:]})
+	}
+	a.cluster.Must(fsm.PutTemplate{Template: fsm.Template{Name: "last", Driver: "process", Command: "@sample"}})
+	after := recent(t, a, "?limit=1000", "template last was created")
+	// The group was changed twice, the template is new.
+	if len(after) != len(before)+3 {
+		t.Errorf("%d events have become %d: %s", len(before), len(after), typesOf(after))
+	}
+	body := a.do("GET", "/v1/events?limit=1000", "").Body.String() + a.log.String()
+	for _, private := range []string{secret, base64.StdEncoding.EncodeToString([]byte(secret)), data, base64.StdEncoding.EncodeToString([]byte(data)), id} {
+		if strings.Contains(body, private) {
+			t.Errorf("%q is in an event or the log", private)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -15,7 +16,8 @@ import (
 // only when somebody reads. Readers hold a place, not a queue: one that is too
 // slow is told that it has missed something, and costs nobody else anything.
 type hub struct {
-	cluster Cluster
+	cluster   Cluster
+	directory *directory // told first, so that an event is never ahead of it
 
 	mu      sync.Mutex
 	sets    []fsm.ChangeSet // ascending by index
@@ -25,7 +27,9 @@ type hub struct {
 	news    chan struct{} // closed when something was added
 }
 
-func newHub(c Cluster) *hub { return &hub{cluster: c, news: make(chan struct{})} }
+func newHub(c Cluster, d *directory) *hub {
+	return &hub{cluster: c, directory: d, news: make(chan struct{})}
+}
 
 // run follows the cluster until ctx ends.
 func (h *hub) run(ctx context.Context) {
@@ -51,6 +55,10 @@ func (h *hub) run(ctx context.Context) {
 
 // add appends a change set, drops the oldest, and wakes the readers.
 func (h *hub) add(set fsm.ChangeSet) {
+	h.directory.note(set)
+	// Sessions change all the time and are no news: kept, they would push out
+	// what is. The number of an event does not depend on them.
+	set.Changes = slices.DeleteFunc(slices.Clone(set.Changes), unheard)
 	if len(set.Changes) == 0 && !set.Reset {
 		return
 	}
@@ -71,6 +79,7 @@ func (h *hub) add(set fsm.ChangeSet) {
 
 // forget marks a hole in what is known: nothing up to index is complete.
 func (h *hub) forget(index uint64) {
+	h.directory.reset(index)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sets, h.changes, h.floor = nil, 0, index

@@ -15,15 +15,21 @@ const (
 	MaxPage     = 1000
 	// MaxSamples is how many samples one request may push.
 	MaxSamples = 1000
+	// routeAttempts is how often a session is routed again because its
+	// instance has ended meanwhile.
+	routeAttempts = 3
 	// MaxFieldErrors bounds the field errors of one problem.
 	MaxFieldErrors = 64
 
 	// DefaultConnections caps the open connections of a server.
-	DefaultConnections = 4096
+	DefaultConnections = 16384
 	// MaxStreams caps the open event and log streams.
 	MaxStreams = 1024
 	// MaxBlocked caps the blocking reads that wait at one time.
 	MaxBlocked = 4096
+	// MaxWatchers caps the readers that wait for services, blocking or by a
+	// stream. One costs a connection, and shares everything else.
+	MaxWatchers = 12288
 
 	// DefaultWriteTimeout is how long a write may wait for a quorum.
 	DefaultWriteTimeout = 5 * time.Second
@@ -32,6 +38,7 @@ const (
 	leaveTimeout        = 30 * time.Second
 	defaultWait         = 30 * time.Second
 	maxWait             = 10 * time.Minute
+	consulDefaultWait   = 5 * time.Minute
 
 	headerTimeout   = 5 * time.Second
 	bodyTimeout     = 30 * time.Second
@@ -48,6 +55,8 @@ const (
 	eventSetsKept     = 2048 // change sets that the event stream remembers
 	eventChangesKept  = 16384
 	maxSetsAtOnce     = 256
+	maxAnswersKept    = 4096     // encoded answers of services, each of one filter
+	maxAnswerBytes    = 64 << 20 // of them all
 	maxScrapes        = 4
 	heartbeat         = 15 * time.Second
 	eventRetry        = time.Second
@@ -57,6 +66,7 @@ const (
 	logWait           = 10 * time.Second
 	logPoll           = 200 * time.Millisecond
 	maxReason         = 256
+	maxRepeated       = 16 // values of one query parameter
 	statusInstances   = 1000
 	patchAttempts     = 5
 	maxSampleSkew     = 5 * time.Minute

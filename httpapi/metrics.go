@@ -14,9 +14,12 @@ type metrics struct {
 	latency  *prometheus.HistogramVec
 	inFlight *prometheus.GaugeVec
 	streams  prometheus.Gauge
+	watchers prometheus.Gauge
+	encoded  prometheus.Counter
 	byRoute  map[*route]*routeMetrics
 
 	openStreams atomic.Int64
+	openWatches atomic.Int64
 }
 
 type routeMetrics struct {
@@ -43,9 +46,15 @@ func newMetrics(reg prometheus.Registerer, routes []*route) (*metrics, error) {
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "paceline_http_streams", Help: "Open event and log streams.",
 		}),
+		watchers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "paceline_http_service_watchers", Help: "Readers that wait for a change of a service, blocking or by a stream.",
+		}),
+		encoded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "paceline_http_service_encodes_total", Help: "Answers of services that were encoded; all readers of one version share one.",
+		}),
 		byRoute: map[*route]*routeMetrics{},
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.latency, m.inFlight, m.streams} {
+	for _, c := range []prometheus.Collector{m.requests, m.latency, m.inFlight, m.streams, m.watchers, m.encoded} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -86,7 +86,7 @@ func headerParams(r *route) []*huma.Param {
 		list = add(list, "If-Match", "Write only if the resource still has this ETag; * if it exists.")
 		list = add(list, "If-None-Match", "* writes only if the resource does not exist.")
 	}
-	if r.id == "list-events" {
+	if r.id == "list-events" || r.service {
 		list = add(list, "Last-Event-ID", "Resume a stream after this event.")
 	}
 	return list
@@ -116,10 +116,10 @@ func describeAnswers(reg huma.Registry, r *route, op *huma.Operation) {
 		status = http.StatusOK
 	}
 	op.Responses[strconv.Itoa(status)] = success(reg, r, status)
-	if r.write && r.method == http.MethodPut && r.media == "" {
+	if r.write && r.method == http.MethodPut && r.conditional {
 		op.Responses["201"] = success(reg, r, http.StatusCreated)
 	}
-	if r.read && r.answer != nil && !r.paged {
+	if (r.read || r.service) && r.answer != nil && !r.paged {
 		op.Responses["304"] = &huma.Response{Description: "It still has the ETag of If-None-Match."}
 	}
 	problem := &huma.Response{Description: "A problem: its code says which.", Content: map[string]*huma.MediaType{
@@ -140,7 +140,13 @@ func success(reg huma.Registry, r *route, status int) *huma.Response {
 	if r.answer != nil {
 		resp.Content["application/json"] = &huma.MediaType{Schema: reg.Schema(reflect.TypeOf(r.answer), true, "")}
 	}
-	if r.id == "list-events" {
+	if r.service {
+		text[client.HeaderServiceIndex] = &huma.Param{Schema: &huma.Schema{Type: huma.TypeString}}
+	}
+	if r.consul {
+		text["X-Consul-Index"] = &huma.Param{Schema: &huma.Schema{Type: huma.TypeString}}
+	}
+	if r.id == "list-events" || r.service {
 		resp.Content["text/event-stream"] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString}}
 	}
 	return resp
@@ -165,12 +171,13 @@ var notes = map[string]note{
 			"adjustmentType": {"absolute", "percentage"},
 			"type":           {"step"},
 		}},
-	"HealthCheck":    {enums: map[string][]any{"type": {"none", "http", "tcp", "exec"}}},
-	"Stop":           {enums: map[string][]any{"signal": {"TERM", "INT", "QUIT", "HUP", "KILL"}}},
-	"MetricSample":   {required: []string{"metric", "value"}},
-	"MetricsRequest": {required: []string{"samples"}},
-	"ScaleRequest":   {required: []string{"desired"}},
-	"Node":           {enums: map[string][]any{"state": {"ready", "draining", "down"}}},
+	"HealthCheck":     {enums: map[string][]any{"type": {"none", "http", "tcp", "exec"}}},
+	"Stop":            {enums: map[string][]any{"signal": {"TERM", "INT", "QUIT", "HUP", "KILL"}}},
+	"ServiceEndpoint": {enums: map[string][]any{"health": {"unknown", "healthy", "unhealthy"}}},
+	"MetricSample":    {required: []string{"metric", "value"}},
+	"MetricsRequest":  {required: []string{"samples"}},
+	"ScaleRequest":    {required: []string{"desired"}},
+	"Node":            {enums: map[string][]any{"state": {"ready", "draining", "down"}}},
 	"Instance": {enums: map[string][]any{
 		"health": {"unknown", "healthy", "unhealthy"},
 		"state":  {"planned", "starting", "running", "draining", "stopping", "stopped", "failed", "lost"},

@@ -103,6 +103,11 @@ func (c *call) unhurried() {
 // still is the one that the client has; with index too, it blocks until the
 // row itself has changed, however much else has.
 func show[T any](c *call, find func(*fsm.State) (*T, error), revision func(*T) uint64) error {
+	return showAs(c, find, revision, func(row *T) error { return c.json(http.StatusOK, row) })
+}
+
+// showAs is show for a row that is not told as JSON.
+func showAs[T any](c *call, find func(*fsm.State) (*T, error), revision func(*T) uint64, tell func(*T) error) error {
 	have, known := uint64(0), false
 	if tag := c.c.Request.Header.Get("If-None-Match"); tag != "" {
 		have, known = parseTag(tag)
@@ -119,7 +124,7 @@ func show[T any](c *call, find func(*fsm.State) (*T, error), revision func(*T) u
 		}
 		c.etag(revision(row))
 		if !known || revision(row) != have {
-			return c.json(http.StatusOK, row)
+			return tell(row)
 		}
 		if !c.again(s.Index(), &until) {
 			return c.empty(http.StatusNotModified)

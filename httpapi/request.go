@@ -56,6 +56,12 @@ var (
 		{name: "index", kind: "integer", doc: "Block until the state is newer than this index, or until wait is over."},
 		{name: "wait", kind: "string", doc: "How long a read with index may block, such as 30s (the default), at most 10m."},
 	}
+	// serviceParams are readParams with the index of one service.
+	serviceParams = []param{
+		readParams[0], readParams[1],
+		{name: "index", kind: "integer", doc: "Block until this service has changed after this index, or until wait is over."},
+		readParams[3],
+	}
 	pageParams = []param{
 		{name: "limit", kind: "integer", doc: "Items in a page: 1 to 1000, 100 by default."},
 		{name: "cursor", kind: "string", doc: "The page that the last answer's next names."},
@@ -70,6 +76,12 @@ func (r *route) params() []param {
 	}
 	if r.read {
 		list = append(list, readParams...)
+	}
+	if r.service {
+		list = append(list, serviceParams...)
+	}
+	if r.consul {
+		list = append(list, consulParams...)
 	}
 	return list
 }
@@ -114,6 +126,7 @@ func checkParam(known []param, name string, values []string) string {
 	}
 	p := known[at]
 	switch {
+	case p.repeated && len(values) <= maxRepeated:
 	case len(values) != 1:
 		return "is given more than once"
 	case len(p.enum) > 0 && !slices.Contains(p.enum, values[0]):

@@ -38,6 +38,10 @@ type route struct {
 	write bool
 	// conditional takes If-Match and If-None-Match.
 	conditional bool
+	// service reads one service: it blocks for that service's own index.
+	service bool
+	// consul has the parameters of Consul's reads, and takes its token.
+	consul bool
 	// paged has limit and cursor.
 	paged bool
 	// stream runs for as long as the client wants.
@@ -52,6 +56,7 @@ type route struct {
 type param struct {
 	name, kind, doc string
 	enum            []string
+	repeated        bool // may be given more than once
 }
 
 // RouteInfo describes a route to tests and tools.
@@ -74,6 +79,8 @@ func routes() []*route {
 	return slices.Concat(
 		templateRoutes(), groupRoutes(), policyRoutes(), historyRoutes(), metricsRoutes(),
 		instanceRoutes(), nodeRoutes(), clusterRoutes(), eventRoutes(), probeRoutes(),
+		serviceRoutes(), consulRoutes(),
+		sessionRoutes(), sessionDataRoutes(),
 	)
 }
 
@@ -89,6 +96,8 @@ func (s *Server) build() error {
 	s.engine.HandleMethodNotAllowed = true
 	s.engine.RedirectTrailingSlash = false
 	s.engine.RedirectFixedPath = false
+	// A slash within a session's id comes as %2F, see call.param.
+	s.engine.UseRawPath, s.engine.UnescapePathValues = true, false
 	if err := s.engine.SetTrustedProxies(nil); err != nil {
 		return err
 	}

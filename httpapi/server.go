@@ -37,6 +37,11 @@ type Config struct {
 	Metrics MetricsSink
 	// Logs reads instances' logs; nil refuses them as unavailable.
 	Logs LogSource
+	// Sessions assigns sessions; nil proposes a command for each.
+	Sessions Sessions
+	// SessionData keeps what shared sessions hold; nil keeps it in the
+	// replicated state.
+	SessionData SessionStore
 	// Registerer and Gatherer are for Prometheus; nil for a registry of the
 	// server's own.
 	Registerer prometheus.Registerer
@@ -63,8 +68,11 @@ type Server struct {
 	metrics *metrics
 	ids     requestIDs
 	hub     *hub
-	leaving atomic.Pointer[string]
-	blocked atomic.Int64
+
+	directory *directory
+	turn      atomic.Uint64 // of the instances that sessions are routed to
+	leaving   atomic.Pointer[string]
+	blocked   atomic.Int64
 
 	http    http.Server
 	start   sync.Once
@@ -93,16 +101,21 @@ func New(cfg Config) (*Server, error) {
 		own := prometheus.NewRegistry()
 		cfg.Registerer, cfg.Gatherer = own, own
 	}
+	cfg.sessionDefaults()
 	s := &Server{cfg: cfg, log: cfg.Logger, ids: newRequestIDs()}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.open, s.stop = context.WithCancel(s.life)
-	s.hub = newHub(cfg.Cluster)
 	if err := s.Reload(); err != nil {
 		return nil, err
 	}
 	s.routes = routes()
 	var err error
 	if s.metrics, err = newMetrics(cfg.Registerer, s.routes); err != nil {
+		return nil, err
+	}
+	s.directory = newDirectory(cfg.Cluster.State().Index(), s.metrics.encoded)
+	s.hub = newHub(cfg.Cluster, s.directory)
+	if err := cfg.Registerer.Register(sessionCollector{cfg.Cluster}); err != nil {
 		return nil, err
 	}
 	if err := s.build(); err != nil {
