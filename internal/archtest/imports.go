@@ -32,7 +32,8 @@ var layers = []layer{
 	{dir: "httpapi", may: []string{"fsm", "client"}},
 	{dir: "internal/sample"},
 	{dir: "internal/archtest", testsMay: []string{"fsm"}},
-	{dir: "internal/cli", may: []string{"fsm", "client"}, testsMay: []string{"httpapi"}},
+	{dir: "internal/top", may: []string{"fsm", "client"}},
+	{dir: "internal/cli", may: []string{"fsm", "client", "internal/top"}, testsMay: []string{"httpapi"}},
 	{dir: "internal/demo", may: []string{"fsm", "client"}},
 	{dir: "internal/node", may: everything},
 	{dir: "internal/sim", may: append(slices.Clone(everything), "internal/node")},
@@ -54,6 +55,8 @@ var owners = []struct {
 	{"github.com/hashicorp/memberlist", []string{"cluster", "internal/sim"}},
 	{"github.com/gin-gonic/gin", []string{"httpapi"}},
 	{"github.com/danielgtaylor/huma", []string{"httpapi"}},
+	{"charm.land/bubbletea", []string{"internal/top"}},
+	{"charm.land/lipgloss", []string{"internal/top"}},
 	{"github.com/spf13/cobra", []string{"cmd", "internal/cli"}},
 }
 
