@@ -81,8 +81,8 @@ func New(o Options) *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
 	root.AddGroup(&cobra.Group{ID: groupResources, Title: "Resources:"}, &cobra.Group{ID: groupTools, Title: "Tools:"})
 	root.AddCommand(
-		templateCommand(a), groupCommand(a), policyCommand(a), instanceCommand(a), nodeCommand(a), clusterCommand(a),
-		metricsCommand(a), eventsCommand(a), healthCommand(a), apiCommand(a), versionCommand(a),
+		templateCommand(a), groupCommand(a), policyCommand(a), instanceCommand(a), serviceCommand(a), sessionCommand(a),
+		nodeCommand(a), clusterCommand(a), metricsCommand(a), topCommand(a), eventsCommand(a), healthCommand(a), apiCommand(a), versionCommand(a),
 	)
 	return root
 }
@@ -115,6 +115,12 @@ func (a *app) client() (*client.Client, error) {
 			endpoints = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
 		}
 	}
+	return a.connect(endpoints...)
+}
+
+// connect makes a client of endpoints, with what flags and environment say of
+// the rest.
+func (a *app) connect(endpoints ...string) (*client.Client, error) {
 	token, err := a.bearer()
 	if err != nil {
 		return nil, err

@@ -27,6 +27,8 @@ func groupView(a *app) view[fsm.Group] {
 			{title: "DESIRED", cell: number(func(g *fsm.Group) int { return g.Desired })},
 			{title: "MIN", cell: number(func(g *fsm.Group) int { return g.MinSize })},
 			{title: "MAX", cell: number(func(g *fsm.Group) int { return g.MaxSize })},
+			{title: "ROUTES", cell: func(g *fsm.Group) string { return dash(routes(g.Service)) }},
+			{title: "BALANCER", wide: true, cell: func(g *fsm.Group) string { return dash(manner(g.Service)) }},
 			{title: "ZONES", wide: true, cell: func(g *fsm.Group) string { return dash(strings.Join(g.Zones, ",")) }},
 			{title: "SCALED", cell: func(g *fsm.Group) string { return a.age(g.LastScaledAt) }},
 			{title: "AGE", cell: func(g *fsm.Group) string { return a.age(g.CreatedAt) }},
@@ -53,6 +55,7 @@ func groupFields(cmd *cobra.Command) *fields {
 	f.integer(cmd, "desired", "desired", "number of instances now")
 	f.list(cmd, "zone", "zones", "a zone to place instances in; may be repeated")
 	f.pairs(cmd, "label", "labels", "label")
+	serviceFields(cmd, f)
 	_ = cmd.RegisterFlagCompletionFunc("template", cobra.NoFileCompletions)
 	return f
 }
@@ -64,7 +67,9 @@ func groupCreate(a *app) *cobra.Command {
 	var f *fields
 	var cmd *cobra.Command
 	cmd = a.verb("create [NAME]", "Create a group, or replace one as a whole",
-		"paceline group create web --template web --min 2 --max 6 --wait\npaceline group create -f web-group.yaml --create-only",
+		"paceline group create web --template web --min 2 --max 6 --wait\n"+
+			"paceline group create web --template web --min 2 --max 6 --route --host shop.example.org --sticky sticky\n"+
+			"paceline group create -f web-group.yaml --create-only",
 		checked(cobra.MaximumNArgs(1)),
 		func(ctx context.Context, c *client.Client, args []string) error {
 			d, err := a.readDocument(file)
@@ -109,7 +114,8 @@ func groupUpdate(a *app) *cobra.Command {
 	var f *fields
 	var cmd *cobra.Command
 	cmd = a.verb("update NAME", "Change some fields of a group",
-		"paceline group update web --max 10\npaceline group update web --template web --wait   # move to the template's current version", exactly(1),
+		"paceline group update web --max 10\npaceline group update web --template web --wait   # move to the template's current version\n"+
+			"paceline group update web --balancer least_requests", exactly(1),
 		func(ctx context.Context, c *client.Client, args []string) error {
 			if file == "" && !f.given(cmd) {
 				return &usageError{text: "nothing to change was given", hint: "see: paceline group update --help"}
@@ -236,20 +242,38 @@ func groupWatch(a *app) *cobra.Command {
 	return a.live(cmd, groupNames)
 }
 
+// statusOf is a group's status, with its service for those who look at it.
+type statusOf struct {
+	*client.GroupStatus
+	service *fsm.Service
+}
+
 func (a *app) status(ctx context.Context, c *client.Client, name string, again bool) error {
-	read := func(ctx context.Context, opts ...client.Option) (*client.GroupStatus, error) {
-		return c.GroupStatus(ctx, name, opts...)
+	read := func(ctx context.Context, opts ...client.Option) (*statusOf, error) {
+		st, err := c.GroupStatus(ctx, name, opts...)
+		if err != nil || !a.human() {
+			return &statusOf{st, nil}, err
+		}
+		g, err := c.GetGroup(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return &statusOf{st, g.Service}, nil
 	}
-	return watch(ctx, a, again, read, func(w io.Writer, st *client.GroupStatus) error {
+	return watch(ctx, a, again, read, func(w io.Writer, st *statusOf) error {
 		switch a.output {
 		case "json", "yaml", "jsonl":
-			return a.encodeLine(w, st)
+			return a.encodeLine(w, st.GroupStatus)
 		case "name":
 			_, err := fmt.Fprintln(w, st.Group)
 			return err
 		}
-		_, err := fmt.Fprintf(w, "group      %s (template %s v%d)\nsize       desired %d, between %d and %d\nnow        %d current, %d running, %d healthy\nwhy        %s\n",
-			st.Group, st.Template, st.Version, st.Desired, st.MinSize, st.MaxSize, st.Current, st.Running, st.Healthy, clean(st.Explanation))
+		_, err := fmt.Fprintf(w, "group      %s (template %s v%d)\nsize       desired %d, between %d and %d\nnow        %d current, %d running, %d healthy\n",
+			st.Group, st.Template, st.Version, st.Desired, st.MinSize, st.MaxSize, st.Current, st.Running, st.Healthy)
+		if st.service != nil {
+			_, _ = fmt.Fprintf(w, "routes     %s (%s)\n", clean(routes(st.service)), clean(manner(st.service)))
+		}
+		_, _ = fmt.Fprintf(w, "why        %s\n", clean(st.Explanation))
 		if err != nil || len(st.Instances) == 0 {
 			return err
 		}

@@ -25,9 +25,14 @@ func (a *app) readDocument(path string) (document, error) {
 	if err != nil {
 		return nil, err
 	}
-	doc := document{}
+	// A named type would also become that of the maps within, which set does
+	// not know then.
+	doc := map[string]any{}
 	if err := yaml.Unmarshal(raw, &doc); err != nil {
 		return nil, usagef("%s can not be read: %v", path, err)
+	}
+	if doc == nil { // the file says "null"
+		doc = map[string]any{}
 	}
 	return doc, nil
 }

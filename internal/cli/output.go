@@ -23,6 +23,9 @@ func (a *app) checkOutput() error {
 	return usagef("--output %q is not one of %s", a.output, strings.Join(outputs, ", "))
 }
 
+// human reports whether the output is one for people.
+func (a *app) human() bool { return a.output == "table" || a.output == "wide" }
+
 // column is one column of a table.
 type column[T any] struct {
 	title string

@@ -5,11 +5,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/pacelinehq/paceline/client"
 	"github.com/pacelinehq/paceline/fsm"
 	"github.com/pacelinehq/paceline/httpapi"
 	"github.com/pacelinehq/paceline/httpapi/httpapitest"
@@ -39,7 +41,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"report": report, "launch": launch, "forget": forget, "broken": broken, "code": code,
+			"report": report, "launch": launch, "forget": forget, "broken": broken, "code": code, "follows": follows,
 		},
 	})
 }
@@ -122,6 +124,25 @@ func forget(ts *testscript.TestScript, _ bool, args []string) {
 // broken KIND makes every write fail with an error of a kind.
 func broken(ts *testscript.TestScript, _ bool, args []string) {
 	clusterOf(ts).FailWrites(fsm.Errorf(fsm.Kind(args[0]), "cluster", "", "can not do this now"))
+}
+
+// follows N waits until services were answered for N times and one reader waits
+// for the next change.
+func follows(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := client.New(client.Config{Endpoints: []string{ts.Getenv("PACELINE_ENDPOINTS")}})
+	ts.Check(err)
+	defer c.Close()
+	for {
+		a, err := c.Raw(ctx, "GET", "/metrics", nil)
+		ts.Check(err)
+		text := string(a.Body)
+		if strings.Contains(text, `{code="2xx",method="GET",route="/v1/services/{group}"} `+args[0]+"\n") &&
+			strings.Contains(text, "paceline_http_service_watchers 1\n") {
+			return
+		}
+	}
 }
 
 // code N COMMAND ARGS… runs paceline and checks its exit code.

@@ -46,7 +46,7 @@ func TestSlowCommandsCanWait(t *testing.T) {
 		}
 	}
 	for _, path := range [][]string{
-		{"group", "list"}, {"group", "status"}, {"group", "decisions"}, {"instance", "list"}, {"node", "list"}, {"cluster", "status"},
+		{"group", "list"}, {"group", "status"}, {"group", "decisions"}, {"instance", "list"}, {"node", "list"}, {"cluster", "status"}, {"service", "list"}, {"service", "get"},
 	} {
 		c, _, err := root.Find(path)
 		if err != nil || c.Flags().Lookup("watch") == nil {
