@@ -20,9 +20,11 @@ import (
 )
 
 const (
-	maxDevNodes   = 9
+	maxDevNodes   = 8 // the API of a ninth would stand at the first one's traffic address
 	devBasePort   = 7700
 	devPortStride = 10
+	devTraffic    = 7780
+	devDNS        = "127.0.0.1:7753"
 	devReady      = 15 * time.Second
 )
 
@@ -40,7 +42,7 @@ func devCommand(version string) *cobra.Command {
 		Use:   "dev",
 		Short: "Run a whole local cluster in this process",
 		Long: `Run a whole cluster in this process, to play with: the APIs are at
-127.0.0.1:7700, 7710, 7720 and so on. Ctrl-C ends it with all its instances.
+127.0.0.1:7700, 7710, 7720 and so on, the proxies at 7780, 7781, 7782, DNS at 7753. Ctrl-C ends it with all its instances.
 Without --data-dir everything is forgotten at the end.`,
 		Example: `  paceline dev
   paceline dev --nodes 5 --data-dir ./dev-data
@@ -125,9 +127,13 @@ func startDev(ctx context.Context, o devOptions, dir string) ([]*node.Node, erro
 			Name: fmt.Sprintf("n%d", i+1), Zone: string(rune('a' + i%3)),
 			DataDir: filepath.Join(dir, fmt.Sprintf("n%d", i+1)),
 			APIAddr: addr(i, 0), PeerAddr: addr(i, 1), GossipAddr: addr(i, 2),
+			TrafficAddr:     fmt.Sprintf("127.0.0.1:%d", devTraffic+i),
 			BootstrapExpect: min(o.nodes, 5), Join: joins, Allow: o.allow,
 			InstancePorts: fmt.Sprintf("%d-%d", 20000+i*1000, 20999+i*1000),
 			EndInstances:  true, Logger: log, Version: o.version,
+		}
+		if i == 0 {
+			cfg.DNSAddr = devDNS
 		}
 		n, err := node.New(cfg.WithDefaults(), node.Environment{})
 		if err != nil {
@@ -181,8 +187,10 @@ func devHints(api string) string {
 	lines := []string{
 		"try, in another terminal:",
 		"  paceline template put web --command @sample --cpu 0.2 --memory 64 --check-http /healthz",
-		"  paceline group create web --template web --min 2 --max 6 --wait",
+		"  paceline group create web --template web --min 2 --max 6 --route --wait",
 		"  paceline group status web",
+		fmt.Sprintf("  curl http://127.0.0.1:%d/whoami   # through a proxy, to any of them", devTraffic),
+		"  paceline top",
 		"  paceline policy put web busy --metric cpu --operator greater --threshold 60 --direction up --adjustment 1",
 		"  paceline events -f",
 		"",

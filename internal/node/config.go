@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,6 +27,7 @@ type Config struct {
 	APIAddr         string
 	PeerAddr        string
 	GossipAddr      string
+	TrafficAddr     string
 	Advertise       string
 	PublicAPI       string
 	BootstrapExpect int
@@ -38,6 +40,16 @@ type Config struct {
 
 	TokenFile string
 	Insecure  bool
+
+	TrustedProxies []string
+	ProxyProtocol  bool
+	TrafficCert    string
+	TrafficKey     string
+	AccessLog      float64
+
+	DNSAddr   string
+	DNSDomain string
+	DNSTTL    time.Duration
 
 	Allow           []string
 	CPU             float64
@@ -80,6 +92,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.StringVar(&c.APIAddr, "api-addr", or(c.APIAddr, "127.0.0.1:7700"), "address of the HTTP API")
 	f.StringVar(&c.PeerAddr, "peer-addr", or(c.PeerAddr, "127.0.0.1:7701"), "address for Raft and forwarding between nodes")
 	f.StringVar(&c.GossipAddr, "gossip-addr", or(c.GossipAddr, "127.0.0.1:7702"), "address for gossip, TCP and UDP")
+	f.StringVar(&c.TrafficAddr, "traffic-addr", or(c.TrafficAddr, "127.0.0.1:7780"), "address where the services' HTTP traffic is accepted, or \"off\"; services with ports of their own use its host")
 	f.StringVar(&c.Advertise, "advertise", c.Advertise, "IP address that other nodes reach this one at, or \"auto\"")
 	f.StringVar(&c.PublicAPI, "public-api", c.PublicAPI, "host:port of the API as clients see it (default: the advertised address)")
 
@@ -93,6 +106,16 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 
 	f.StringVar(&c.TokenFile, "token-file", c.TokenFile, "file of API tokens, a line each: role:token")
 	f.BoolVar(&c.Insecure, "insecure", c.Insecure, "allow other addresses than loopback without TLS and tokens")
+
+	f.StringSliceVar(&c.TrustedProxies, "trusted-proxies", c.TrustedProxies, "networks of proxies in front whose X-Forwarded-* fields are believed, such as 10.0.0.0/8; repeatable")
+	f.BoolVar(&c.ProxyProtocol, "proxy-protocol", c.ProxyProtocol, "connections of trusted proxies begin with a PROXY protocol header, version 2")
+	f.StringVar(&c.TrafficCert, "traffic-cert", c.TrafficCert, "PEM file of the traffic address's certificate chain; it then speaks TLS and HTTP/2")
+	f.StringVar(&c.TrafficKey, "traffic-key", c.TrafficKey, "PEM file of that certificate's key")
+	f.Float64Var(&c.AccessLog, "access-log", c.AccessLog, "share of the proxied requests that are logged, 0 to 1; failed ones are always, when it is above 0")
+
+	f.StringVar(&c.DNSAddr, "dns-addr", or(c.DNSAddr, trafficOff), "address of the DNS server for services, UDP and TCP, such as 127.0.0.1:7753, or \"off\"")
+	f.StringVar(&c.DNSDomain, "dns-domain", or(c.DNSDomain, "paceline"), "domain that the DNS server answers for: GROUP.DOMAIN")
+	f.DurationVar(&c.DNSTTL, "dns-ttl", c.DNSTTL, "how long clients may keep answers of the DNS server")
 
 	f.StringSliceVar(&c.Allow, "allow", c.Allow, "executable that templates may run: an absolute path, or a directory ending in /; repeatable")
 	f.Float64Var(&c.CPU, "cpu", c.CPU, "cores offered to instances (default: all)")
@@ -155,6 +178,7 @@ func (c *Config) normalise() error {
 		}
 	}
 	c.checkBinds(bad)
+	c.checkTraffic(bad)
 	if c.DebugAddr != "" && !isLoopback(c.DebugAddr) {
 		bad("debug-addr", "%q must be a loopback address: profiles are for whoever is on the machine", c.DebugAddr)
 	}
@@ -178,6 +202,54 @@ func (c *Config) checkBinds(bad func(flag, format string, args ...any)) {
 			bad(flag, "%s can be reached by other machines, and there is no TLS between nodes yet; bind to loopback, or say --insecure on a network you trust", addr)
 		}
 	}
+}
+
+// trafficOff is the value of --traffic-addr and --dns-addr for a node without
+// a proxy or a DNS server.
+const trafficOff = "off"
+
+// checkTraffic checks what the proxy is told. Its address may be reached by
+// strangers: that is what it is for.
+func (c *Config) checkTraffic(bad func(flag, format string, args ...any)) {
+	if c.TrafficAddr != trafficOff {
+		if _, _, err := net.SplitHostPort(c.TrafficAddr); err != nil {
+			bad("traffic-addr", "%q is not host:port, nor %q", c.TrafficAddr, trafficOff)
+		}
+	}
+	if c.DNSAddr != trafficOff {
+		if _, _, err := net.SplitHostPort(c.DNSAddr); err != nil {
+			bad("dns-addr", "%q is not host:port, nor %q", c.DNSAddr, trafficOff)
+		}
+	}
+	if _, err := c.trusted(); err != nil {
+		bad("trusted-proxies", "%v", err)
+	}
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		bad("proxy-protocol", "needs --trusted-proxies: anybody could name any client otherwise")
+	}
+	if (c.TrafficCert == "") != (c.TrafficKey == "") {
+		bad("traffic-cert", "and --traffic-key belong together")
+	}
+	if c.AccessLog < 0 || c.AccessLog > 1 {
+		bad("access-log", "must be between 0 and 1")
+	}
+}
+
+// trusted parses the networks of trusted proxies; an address is a network of
+// one.
+func (c *Config) trusted() ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, s := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(s)
+		if a, err2 := netip.ParseAddr(s); err2 == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("has %q, which is neither a network such as 10.0.0.0/8 nor an address", s)
+		}
+		list = append(list, p)
+	}
+	return list, nil
 }
 
 func (c *Config) portRange() (from, to int, err error) {

@@ -21,6 +21,8 @@ import (
 	"github.com/pacelinehq/paceline/cluster"
 	"github.com/pacelinehq/paceline/fsm"
 	"github.com/pacelinehq/paceline/httpapi"
+	"github.com/pacelinehq/paceline/routing/proxy"
+	"github.com/pacelinehq/paceline/routing/session"
 	"github.com/pacelinehq/paceline/scaling"
 	"github.com/pacelinehq/paceline/scaling/agent"
 	"github.com/pacelinehq/paceline/scaling/driver"
@@ -58,18 +60,21 @@ type Cluster interface {
 
 // Node is one running `paceline agent`.
 type Node struct {
-	cfg     Config
-	env     Environment
-	base    *slog.Logger // without the name, for those who add it themselves
-	log     *slog.Logger
-	row     fsm.Node // what the node registers
-	reg     *prometheus.Registry
-	cluster *cluster.Cluster
-	driver  driver.Driver
-	agent   *agent.Agent
-	samples *scaling.Store
-	api     *httpapi.Server
-	listen  net.Listener
+	cfg      Config
+	env      Environment
+	base     *slog.Logger // without the name, for those who add it themselves
+	log      *slog.Logger
+	row      fsm.Node // what the node registers
+	reg      *prometheus.Registry
+	cluster  *cluster.Cluster
+	driver   driver.Driver
+	agent    *agent.Agent
+	samples  *scaling.Store
+	api      *httpapi.Server
+	proxy    *proxy.Proxy     // nil when traffic is off
+	sessions *session.Manager // nil without the API
+	dns      *dnsServer       // nil when it is off
+	listen   net.Listener
 
 	registered atomic.Bool
 	stop       context.CancelFunc
@@ -104,7 +109,7 @@ func New(cfg Config, env Environment) (n *Node, err error) {
 		}
 		n.cfg.APIAddr = n.listen.Addr().String()
 	}
-	for _, build := range []func() error{n.newCluster, n.newDriver, n.newLoops, n.newAPI} {
+	for _, build := range []func() error{n.newCluster, n.newDriver, n.newProxy, n.newDNS, n.newLoops, n.newAPI} {
 		if err := build(); err != nil {
 			return nil, err
 		}
@@ -227,14 +232,17 @@ func (n *Node) newLoops() error {
 		Metrics: n.measured, Logger: n.log, SampleEvery: min(maxSampleEvery, n.cfg.EvaluationInterval/2),
 	})
 	newID := func() string { return ulid.Make().String() }
-	reconciler := scaling.NewReconciler(scaling.ReconcilerConfig{NewID: newID, Log: n.log, Metrics: metrics}, view, view)
 	watcher := scaling.NewNodeWatcher(scaling.NodeWatcherConfig{Log: n.log, Metrics: metrics}, view, view)
 	autoscaler := scaling.NewAutoscaler(scaling.AutoscalerConfig{
 		Interval: n.cfg.EvaluationInterval, Log: n.log, Metrics: metrics,
 	}, view, n)
+	reconciler := scaling.NewReconciler(scaling.ReconcilerConfig{
+		NewID: newID, InFlight: autoscaler.InFlight, Log: n.log, Metrics: metrics,
+	}, view, view)
 	n.cluster.WhileLeader("reconciler", reconciler.Run)
 	n.cluster.WhileLeader("node watcher", watcher.Run)
 	n.cluster.WhileLeader("autoscaler", autoscaler.Run)
+	n.cluster.WhileLeader("session keeper", session.NewKeeper(n.cluster, n.log).Run)
 	n.handlePeers()
 	return nil
 }
@@ -252,7 +260,7 @@ func (n *Node) newAPI() (err error) {
 	}
 	n.api, err = httpapi.New(httpapi.Config{
 		Node: n.cfg.Name, Version: n.cfg.Version, Cluster: n.cluster, Status: n.status, Explain: n.explain,
-		Ready: n.ready, Metrics: n, Logs: n, Registerer: n.reg, Gatherer: n.reg,
+		Ready: n.ready, Metrics: n, Logs: n, Sessions: n.sessions, Registerer: n.reg, Gatherer: n.reg,
 		TokenFile: n.cfg.TokenFile, Logger: n.log,
 	})
 	return err
@@ -267,6 +275,8 @@ func (n *Node) Start(ctx context.Context) error {
 		stop()
 		return err
 	}
+	n.startTraffic(run)
+	n.startDNS()
 	if n.api != nil {
 		n.wg.Go(func() {
 			if err := n.api.Serve(n.listen); err != nil {
@@ -327,6 +337,10 @@ func (n *Node) Stop(ctx context.Context) error {
 			n.log.Warn("leadership could not be handed over", "err", err)
 		}
 	}
+	if n.proxy != nil {
+		problems = append(problems, n.proxy.Shutdown(ctx))
+	}
+	problems = append(problems, n.stopDNS(ctx))
 	if n.api != nil {
 		problems = append(problems, n.api.Shutdown(ctx))
 	}
@@ -362,12 +376,14 @@ func (n *Node) Kill() {
 	if n.stop != nil {
 		n.stop()
 	}
+	n.endTraffic()
 	n.wg.Wait()
 	_ = n.driver.Close()
 }
 
 // close lets go of what New had opened.
 func (n *Node) close() {
+	n.endTraffic()
 	if n.listen != nil {
 		_ = n.listen.Close()
 	}
