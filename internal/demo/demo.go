@@ -126,20 +126,23 @@ func (s *story) allReady(ctx context.Context) error {
 
 // declare applies a template, a group and two policies.
 func (s *story) declare(ctx context.Context) error {
-	s.heading("2. A template, a group of 2 to 6 instances, and two policies")
+	s.heading("2. A template, a group of 2 to 6 instances with a service, and two policies")
 	c := s.fleet.client
 	at := time.Now()
 	_, err := c.PutTemplate(ctx, fsm.Template{
 		Name: groupName, Driver: "process", Command: fsm.SampleCommand,
 		Resources:   fsm.Resources{CPU: 0.2, MemoryMiB: 64},
 		HealthCheck: &fsm.HealthCheck{Type: fsm.CheckHTTP, Path: "/healthz", Interval: fsm.Duration(time.Second), Timeout: fsm.Duration(2 * time.Second), Fall: 5},
-		// A second without new work, since clients ask for addresses twice a second.
+		// A second in which draining sessions move before the process is told to end.
 		Stop: &fsm.Stop{Grace: fsm.Duration(time.Second), Timeout: fsm.Duration(3 * time.Second)},
 	})
 	if err != nil {
 		return err
 	}
-	if _, err := c.PutGroup(ctx, fsm.Group{Name: groupName, Template: groupName, MinSize: 2, MaxSize: 6, Desired: 2}); err != nil {
+	if _, err := c.PutGroup(ctx, fsm.Group{
+		Name: groupName, Template: groupName, MinSize: 2, MaxSize: 6, Desired: 2,
+		Service: &fsm.Service{Stickiness: fsm.Stickiness{Strategy: fsm.StickyTable}},
+	}); err != nil {
 		return err
 	}
 	for _, p := range []fsm.Policy{
@@ -161,7 +164,7 @@ func (s *story) declare(ctx context.Context) error {
 
 // addLoad drives requests at the group that burn so much of a core.
 func (s *story) addLoad(ctx context.Context, perSecond int) {
-	s.loads = append(s.loads, startLoad(ctx, s.fleet.client, groupName, perSecond, workMs))
+	s.loads = append(s.loads, startLoad(ctx, s.fleet.proxies(), perSecond, workMs))
 }
 
 // workMs is the CPU time that one request of the load takes.
@@ -225,6 +228,11 @@ func (s *story) crash(ctx context.Context) error {
 	if err := wait(ctx, time.Second); err != nil {
 		return err
 	}
+	st, err := s.fleet.client.GroupStatus(ctx, groupName)
+	if err != nil {
+		return err
+	}
+	sessions := s.sessionsBut(st, before.Leader)
 	at := time.Now()
 	if err := s.fleet.byName(before.Leader).kill(); err != nil {
 		return err
@@ -246,7 +254,7 @@ func (s *story) crash(ctx context.Context) error {
 	if failed > 0 || first == 0 {
 		return errors.New("writes were lost to the failover")
 	}
-	st, err := s.size(ctx, func(st *client.GroupStatus) bool {
+	st, err = s.size(ctx, func(st *client.GroupStatus) bool {
 		return st.Healthy >= st.Desired && !onNode(st, before.Leader)
 	}, "the dead node's instances to be replaced")
 	if err != nil {
@@ -254,7 +262,7 @@ func (s *story) crash(ctx context.Context) error {
 	}
 	s.say("its instances are replaced %s after the kill: %d healthy on %s", round(time.Since(at)), st.Healthy, places(st))
 	s.fact("SIGKILL to full strength   %s", round(time.Since(at)))
-	return nil
+	return s.checkSessions(sessions)
 }
 
 // comeBack starts the dead node again and waits until it has caught up.
@@ -301,12 +309,15 @@ func (s *story) caughtUp(ctx context.Context, a *agent) error {
 // shrink waits until the quiet group is at its least size again.
 func (s *story) shrink(ctx context.Context) error {
 	s.heading("7. Quiet: the group shrinks again")
-	var sent, failed int64
+	var sent, failed, retried int64
 	for _, l := range s.loads {
 		l.end()
-		sent, failed = sent+l.sent.Load(), failed+l.failed.Load()
+		sent, failed, retried = sent+l.sent.Load(), failed+l.failed.Load(), retried+l.retried.Load()
 	}
-	s.fact("requests to the instances  %d, %d failed", sent, failed)
+	s.fact("requests through 3 proxies %d, %d failed, %d sent again to another node", sent, failed, retried)
+	if failed > 0 {
+		return fmt.Errorf("%d of %d requests failed", failed, sent)
+	}
 	at := time.Now()
 	st, err := s.size(ctx, func(st *client.GroupStatus) bool { return st.Desired == 2 && st.Current == 2 && st.Healthy == 2 }, "the group to shrink")
 	if err != nil {

@@ -18,15 +18,17 @@ import (
 const (
 	nodeCount  = 3
 	portStride = 10
-	basePort   = 7700
-	portTries  = 50
+	// portsPerNode are those of the API, peers, gossip and traffic.
+	portsPerNode = 4
+	basePort     = 7700
+	portTries    = 50
 )
 
 // agent is one node of the demo: a real process of this binary.
 type agent struct {
 	name, dir     string
 	api, gossip   string
-	peer          string
+	peer, traffic string
 	zone          string
 	cmd           *exec.Cmd
 	exited        chan struct{}
@@ -52,7 +54,7 @@ func newFleet(binary, dir string) (*fleet, error) {
 		port := base + i*portStride
 		a := &agent{
 			name: fmt.Sprintf("n%d", i+1), zone: string(rune('a' + i)), binary: binary,
-			api: local(port), peer: local(port + 1), gossip: local(port + 2),
+			api: local(port), peer: local(port + 1), gossip: local(port + 2), traffic: local(port + 3),
 		}
 		a.dir = filepath.Join(dir, a.name)
 		a.log = filepath.Join(dir, a.name+".log")
@@ -64,6 +66,15 @@ func newFleet(binary, dir string) (*fleet, error) {
 	}
 	f.client, err = client.New(client.Config{Endpoints: endpoints, UserAgent: "paceline-demo"})
 	return f, err
+}
+
+// proxies are the traffic addresses of all nodes.
+func (f *fleet) proxies() []string {
+	list := make([]string, len(f.agents))
+	for k, a := range f.agents {
+		list[k] = a.traffic
+	}
+	return list
 }
 
 func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
@@ -82,7 +93,7 @@ func freeBase() (int, error) {
 
 func portsFree(base int) bool {
 	for i := range nodeCount {
-		for k := range 3 {
+		for k := range portsPerNode {
 			l, err := net.Listen("tcp", local(base+i*portStride+k))
 			if err != nil {
 				return false
@@ -105,7 +116,7 @@ func (a *agent) start() error {
 	defer log.Close() //nolint:errcheck // the child has its own copy
 	cmd := exec.Command(a.binary, "agent",
 		"--name", a.name, "--zone", a.zone, "--data-dir", a.dir,
-		"--api-addr", a.api, "--peer-addr", a.peer, "--gossip-addr", a.gossip,
+		"--api-addr", a.api, "--peer-addr", a.peer, "--gossip-addr", a.gossip, "--traffic-addr", a.traffic,
 		"--bootstrap-expect", fmt.Sprint(nodeCount), "--join", a.joins,
 		"--evaluation-interval", "1s", "--log-format", "text")
 	cmd.Stdout, cmd.Stderr = log, log

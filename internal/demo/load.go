@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,30 +15,45 @@ import (
 	"github.com/pacelinehq/paceline/fsm"
 )
 
-// load drives real HTTP requests at the instances of a group, at a fixed rate
-// as long as they keep up.
+// load drives real HTTP requests at a group through the proxies of all nodes,
+// at a fixed rate as long as the instances keep up. The requests are those of
+// users, each with a session, who take the nodes in turn.
 type load struct {
 	http    *http.Client
 	rate    int
 	workMs  int
-	targets atomic.Pointer[[]string]
+	proxies []string
+	users   []*user
 
-	sent, failed atomic.Int64
-	stop         context.CancelFunc
-	wg           sync.WaitGroup
+	sent, failed, retried atomic.Int64
+	stop                  context.CancelFunc
+	wg                    sync.WaitGroup
 }
 
-// loadWorkers bounds the requests under way.
-const loadWorkers = 16
+// user is one client with one session.
+type user struct {
+	mu       sync.Mutex // held during a request: a user has one at a time
+	cookie   string
+	instance string // that answered last
+	next     int    // the proxy to ask
+}
 
-// startLoad begins to request from the healthy instances, which it asks the
-// cluster for twice a second. Each request burns workMs of CPU time.
-func startLoad(ctx context.Context, c *client.Client, group string, rate, workMs int) *load {
+const (
+	// loadWorkers bounds the requests under way.
+	loadWorkers = 16
+	loadUsers   = 60
+	loadTries   = 3
+)
+
+// startLoad begins to request from a group through proxies. Each request burns
+// workMs of CPU time.
+func startLoad(ctx context.Context, proxies []string, rate, workMs int) *load {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &load{http: &http.Client{Timeout: 5 * time.Second}, rate: rate, workMs: workMs, stop: cancel}
-	l.targets.Store(&[]string{})
+	l := &load{http: &http.Client{Timeout: 5 * time.Second}, rate: rate, workMs: workMs, proxies: proxies, stop: cancel}
+	for k := range loadUsers {
+		l.users = append(l.users, &user{next: k})
+	}
 	due := make(chan struct{}, loadWorkers)
-	l.wg.Go(func() { l.follow(ctx, c, group) })
 	l.wg.Go(func() { l.pace(ctx, due) })
 	for range loadWorkers {
 		l.wg.Go(func() { l.work(ctx, due) })
@@ -69,23 +85,6 @@ func (l *load) end() {
 	l.http.CloseIdleConnections()
 }
 
-func (l *load) follow(ctx context.Context, c *client.Client, group string) {
-	for {
-		if st, err := c.GroupStatus(ctx, group); err == nil {
-			var addrs []string
-			for _, i := range st.Instances {
-				if i.State == fsm.Running && i.Health == fsm.Healthy {
-					addrs = append(addrs, i.Address)
-				}
-			}
-			l.targets.Store(&addrs)
-		}
-		if wait(ctx, 500*time.Millisecond) != nil {
-			return
-		}
-	}
-}
-
 func (l *load) work(ctx context.Context, due <-chan struct{}) {
 	for {
 		select {
@@ -93,33 +92,74 @@ func (l *load) work(ctx context.Context, due <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		}
-		targets := *l.targets.Load()
-		if len(targets) == 0 {
-			continue
-		}
 		n := int(l.sent.Add(1))
-		err := l.get(ctx, fmt.Sprintf("http://%s/work?ms=%d", targets[n%len(targets)], l.workMs))
-		if err != nil && ctx.Err() == nil {
+		if !l.ask(ctx, l.users[n%len(l.users)]) && ctx.Err() == nil {
 			l.failed.Add(1)
 		}
 	}
 }
 
-func (l *load) get(ctx context.Context, url string) error {
+// ask makes one request of a user. A node that does not answer is left for the
+// next one, as a browser does with a name of several addresses.
+func (l *load) ask(ctx context.Context, u *user) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for try := range loadTries {
+		if try > 0 {
+			l.retried.Add(1)
+		}
+		proxy := l.proxies[u.next%len(l.proxies)]
+		u.next++
+		instance, err := l.get(ctx, u, fmt.Sprintf("http://%s/work?ms=%d", proxy, l.workMs))
+		if err == nil {
+			u.instance = instance
+			return true
+		}
+		if ctx.Err() != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// get makes a request with the user's cookie, and returns the instance that
+// answered.
+func (l *load) get(ctx context.Context, u *user, url string) (instance string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return "", err
+	}
+	if u.cookie != "" {
+		req.Header.Set("Cookie", u.cookie)
 	}
 	resp, err := l.http.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer resp.Body.Close() //nolint:errcheck // nothing to lose
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
-	if err == nil && resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d", resp.StatusCode)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if err != nil {
+		return "", err
 	}
-	return err
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("status %d", resp.StatusCode)
+	}
+	for _, c := range resp.Cookies() {
+		u.cookie = c.Name + "=" + c.Value
+	}
+	instance, _, _ = strings.Cut(string(body), " ")
+	return instance, nil
+}
+
+// places returns where each user's session lives.
+func (l *load) places() []string {
+	list := make([]string, len(l.users))
+	for k, u := range l.users {
+		u.mu.Lock()
+		list[k] = u.instance
+		u.mu.Unlock()
+	}
+	return list
 }
 
 // probe writes to the cluster at a steady rate and remembers when each write
