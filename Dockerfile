@@ -9,7 +9,7 @@ COPY build/paceline /paceline
 USER 65532:65532
 ENV PACELINE_DATA_DIR=/data TMPDIR=/data/tmp
 VOLUME /data
-EXPOSE 7700 7701 7702/tcp 7702/udp
+EXPOSE 7700 7701 7702/tcp 7702/udp 7780
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["/paceline", "health", "--ready"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/paceline"]
@@ -28,7 +28,7 @@ COPY --from=build /src/bin/paceline /paceline
 USER 65532:65532
 ENV PACELINE_DATA_DIR=/data TMPDIR=/data/tmp
 VOLUME /data
-EXPOSE 7700 7701 7702/tcp 7702/udp
+EXPOSE 7700 7701 7702/tcp 7702/udp 7780
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["/paceline", "health", "--ready"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/paceline"]

@@ -44,7 +44,8 @@ func compose(t *testing.T) *composed {
 	for i := range 3 {
 		addr := freePort(t)
 		_, port, _ := net.SplitHostPort(addr)
-		c.env = append(c.env, fmt.Sprintf("PACELINE_PORT_%d=%s", i+1, port))
+		_, traffic, _ := net.SplitHostPort(freePort(t))
+		c.env = append(c.env, fmt.Sprintf("PACELINE_PORT_%d=%s", i+1, port), fmt.Sprintf("PACELINE_TRAFFIC_%d=%s", i+1, traffic))
 		n := &node{f: c.fleet, name: fmt.Sprintf("n%d", i+1), public: addr, dir: filepath.Join(c.dir, "none")}
 		must(t, n.connect())
 		c.nodes = append(c.nodes, n)

@@ -41,14 +41,15 @@ func (n *node) api() string {
 	}
 	return n.ip + ":7700"
 }
-func (n *node) peer() string   { return n.ip + ":7701" }
-func (n *node) gossip() string { return n.ip + ":7702" }
-func (n *node) log() string    { return filepath.Join(n.f.dir, n.name+".log") }
+func (n *node) peer() string    { return n.ip + ":7701" }
+func (n *node) gossip() string  { return n.ip + ":7702" }
+func (n *node) traffic() string { return n.ip + ":7780" }
+func (n *node) log() string     { return filepath.Join(n.f.dir, n.name+".log") }
 
 func (n *node) args() []string {
 	args := []string{
 		"agent", "--name", n.name, "--zone", n.zone, "--data-dir", n.dir,
-		"--api-addr", n.api(), "--peer-addr", n.peer(), "--gossip-addr", n.gossip(),
+		"--api-addr", n.api(), "--peer-addr", n.peer(), "--gossip-addr", n.gossip(), "--traffic-addr", n.traffic(),
 		"--bootstrap-expect", fmt.Sprint(n.f.expect), "--join", n.f.joins(),
 		"--evaluation-interval", "1s", "--log-format", "text", "--log-level", "info",
 		"--raft-log-store", n.store(),
