@@ -15,6 +15,10 @@ NODES   ?= 3
 SEEDS   ?= 100
 # Each package's tests end within this time, or are stopped with a stack dump.
 TIMEOUT ?= 10m
+# What strangers can send: package and target.
+FUZZ    ?= routing/http1:FuzzRequest routing/http1:FuzzResponse routing/http1:FuzzChunked \
+           routing/session:FuzzCookie routing:FuzzRoutes routing/discovery:FuzzMessage
+FUZZTIME ?= 5s
 
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)'
 
@@ -39,6 +43,10 @@ test-short: bin/testsum ## Run the quick tests only, without the race detector
 sim: bin/testsum ## Simulate 100 clusters under faults, SEEDS=1000 for more; without the race detector, which test has
 	PACELINE_SIM_SEEDS=$(SEEDS) bin/testsum -- -tags '$(TAGS)' -timeout 30m -run 'TestSeeds|TestPlantedBugs' ./internal/sim
 
+fuzz: ## Fuzz each target for FUZZTIME (5s); FUZZTIME=10m for a night's run
+	@set -e; for t in $(FUZZ); do echo "fuzz $$t"; \
+		$(GO) test -tags '$(TAGS)' -run '^$$' -fuzz "^$${t#*:}$$" -fuzztime $(FUZZTIME) ./$${t%:*}; done
+
 race: ## Run all tests with the race detector, or fail
 	@$(MAKE) --no-print-directory test RACE=-race
 
@@ -61,6 +69,10 @@ bench-core: build ## Compare with a three-node etcd; ARGS="-run writes -reps 1" 
 	cd bench && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../bin/ . go.etcd.io/etcd/server/v3
 	@mv bin/bench bin/paceline-bench && mv bin/server bin/etcd
 	bin/paceline-bench core -paceline bin/paceline -out bench/results/core.json $(ARGS)
+
+bench-routing: build ## Compare the proxy with haproxy, nginx and caddy (Linux); tools/install-bench-peers.sh gets them
+	cd bench && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../bin/paceline-bench .
+	bin/paceline-bench routing -paceline bin/paceline -out bench/results/routing.json $(ARGS)
 
 demo: build ## Three nodes, load, a killed leader: the failover story, measured
 	bin/paceline demo
@@ -94,4 +106,4 @@ dist: ## Build archives and checksums for all platforms into dist/
 clean: ## Remove everything that was built
 	rm -rf bin build dist
 
-.PHONY: help build test test-short sim race lint fmt bench bench-core demo dev image compose-up compose-down dist clean
+.PHONY: help build test test-short sim fuzz race lint fmt bench bench-core bench-routing demo dev image compose-up compose-down dist clean

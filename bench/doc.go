@@ -1,6 +1,7 @@
-// Paceline-bench compares a three-node Paceline with a three-node etcd on one
-// machine: both as three processes on loopback, both with fsync, measured in
-// turn within one run by the same load generator.
+// Paceline-bench compares Paceline with what people know, each time within one
+// run on one machine by the same load generator: a three-node cluster with a
+// three-node etcd ("core"), and the proxy with haproxy, nginx and caddy
+// ("routing").
 //
 // See DESIGN.md beside this file for the method.
 package main

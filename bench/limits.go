@@ -22,3 +22,28 @@ const (
 	maxSamples    = 400_000 // latencies kept by one client
 	maxErrorTexts = 5       // different errors that are reported in words
 )
+
+// Bounds of the comparison of proxies.
+const (
+	origins        = 3
+	churnOrigins   = 6                      // the size that the group is scaled to and from
+	maxOrigins     = 12                     // of the group
+	drainGrace     = 500 * time.Millisecond // from draining an origin to its signal
+	originStop     = 300 * time.Millisecond // from the signal to its end
+	proxyDeadline  = 10 * time.Second       // from the start of a proxy to its first answer
+	churnDeadline  = time.Minute            // of one run of changes
+	maxOriginConns = 20_000
+	originBytes    = 119 // of an answer
+	maxSlowMs      = 10_000
+	maxBigKiB      = 4096
+	maxAnswer      = 4 << 20 // of an API
+	maxHeadBytes   = 8 << 10
+	maxPinPasses   = 20
+	maxLoopSamples = 2_000_000 // latencies kept by one loop
+	idlePerSource  = 8000      // connections from one loopback address
+	maxIdle        = 100_000
+
+	saturationConns = 64 // keep-alive connections, as of the fixed rate
+	largeConns      = 16
+	stickyCookies   = 256
+)

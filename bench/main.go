@@ -28,10 +28,25 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	if len(args) == 0 || args[0] != "core" {
-		return errors.New("say what to measure: paceline-bench core [flags]")
+	const usage = "say what to measure: paceline-bench core|routing [flags]"
+	if len(args) == 0 {
+		return errors.New(usage)
 	}
-	o, out, err := parse(args[1:])
+	switch args[0] {
+	case "core":
+		return runCore(ctx, args[1:])
+	case "routing":
+		return runRouting(ctx, args[1:])
+	case "origin": // what the routing comparison starts behind the proxies
+		return serveOrigin(ctx)
+	default:
+		return errors.New(usage)
+	}
+}
+
+// runCore is "paceline-bench core".
+func runCore(ctx context.Context, args []string) error {
+	o, out, err := parse(args)
 	if err != nil {
 		return err
 	}
@@ -118,10 +133,7 @@ func environment(o *options) (Environment, error) {
 	fsync, err := fsyncMedian(o.dir)
 	e := Environment{
 		Time: time.Now().UTC().Format(time.RFC3339), Command: strings.Join(os.Args, " "),
-		CPUs: runtime.NumCPU(), Go: runtime.Version(), FsyncMs: ms(fsync), Systems: map[string]string{},
-	}
-	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		e.Kernel = strings.TrimSpace(string(kernel))
+		CPUs: runtime.NumCPU(), Go: runtime.Version(), Kernel: kernel(), FsyncMs: ms(fsync), Systems: map[string]string{},
 	}
 	for _, s := range o.systems {
 		arg := map[string]string{peer: "--version"}[s.name()]

@@ -48,7 +48,7 @@ func (p *paceline) procs(dir string) ([]*proc, []string, error) {
 		name := fmt.Sprintf("n%d", i+1)
 		procs = append(procs, &proc{binary: p.path, log: filepath.Join(dir, name+".log"), args: append([]string{
 			"agent", "--name", name, "--zone", string(rune('a' + i)), "--data-dir", filepath.Join(dir, name),
-			"--api-addr", addr(i, 0), "--peer-addr", addr(i, 1), "--gossip-addr", addr(i, 2),
+			"--api-addr", addr(i, 0), "--peer-addr", addr(i, 1), "--gossip-addr", addr(i, 2), "--traffic-addr", "off",
 			"--bootstrap-expect", fmt.Sprint(nodes), "--join", strings.Join(join, ","),
 		}, p.args...)})
 	}

@@ -19,6 +19,7 @@ import (
 type proc struct {
 	binary string
 	args   []string
+	env    []string // beside the environment of this process
 	log    string
 
 	cmd    *exec.Cmd
@@ -34,6 +35,7 @@ func (p *proc) start() error {
 	defer func() { _ = out.Close() }() // the child has its own descriptor
 	cmd := exec.Command(p.binary, p.args...)
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = append(os.Environ(), p.env...)
 	// A group of its own keeps the terminal's interrupt from it: we end it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -94,8 +96,10 @@ func (p *proc) lastLog() string {
 }
 
 // rssMiB is the resident memory of the process.
-func (p *proc) rssMiB() (float64, error) {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "status"))
+func (p *proc) rssMiB() (float64, error) { return residentMiB(p.cmd.Process.Pid) }
+
+func residentMiB(pid int) (float64, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	if err != nil {
 		return 0, err
 	}
@@ -105,7 +109,7 @@ func (p *proc) rssMiB() (float64, error) {
 			return kb / 1024, err
 		}
 	}
-	return 0, fmt.Errorf("no VmRSS in the status of process %d", p.cmd.Process.Pid)
+	return 0, fmt.Errorf("no VmRSS in the status of process %d", pid)
 }
 
 // freePorts asks the system for ports that nobody uses.

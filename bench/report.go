@@ -1,11 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"text/tabwriter"
 )
@@ -70,8 +67,10 @@ type Environment struct {
 	CPUs    int               `json:"cpus"`
 	Kernel  string            `json:"kernel"`
 	Go      string            `json:"go"`
-	FsyncMs float64           `json:"fsyncMedianMs"`
+	FsyncMs float64           `json:"fsyncMedianMs,omitempty"`
 	Systems map[string]string `json:"systems"`
+	// Load is the machine's load average when the run began: what others did.
+	Load string `json:"loadAverage,omitempty"`
 }
 
 // report collects values in the order in which they first come.
@@ -230,18 +229,8 @@ func figure(results map[string]float64, system string) string {
 
 // save writes the JSON file, whole or not at all.
 func (r *report) save(name string) error {
-	text, err := json.MarshalIndent(struct {
+	return saveJSON(name, struct {
 		Environment Environment `json:"environment"`
 		Rows        []Row       `json:"rows"`
-	}{r.env, r.rows()}, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(name+".tmp", append(text, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(name+".tmp", name)
+	}{r.env, r.rows()})
 }
