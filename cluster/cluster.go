@@ -121,7 +121,7 @@ func Open(cfg Config) (*Cluster, error) {
 	c.prop = newProposer(cfg.Name, cfg.Incarnation, c.met)
 	c.prop.route, c.prop.send, c.prop.follow = c.route, c.sendBatch, c.followReply
 	c.apply.settle = c.prop.settle
-	c.lead.jobs = []leaderJob{{"name the cluster", c.nameCluster}, {"tend the members", c.tendMembers}}
+	c.lead.jobs = []leaderJob{{"name the cluster", c.nameCluster}, {"tend the members", c.tendMembers}, {"announce commits", c.announceCommits}}
 	c.strongHere = &rounds{ask: c.readIndex, ctx: c.ctx, wg: &c.wg}
 	c.strong = &rounds{ctx: c.ctx, wg: &c.wg, ask: func(ctx context.Context) (notice, error) {
 		return c.askLeader(ctx, methodReadIndex, c.strongHere.join)
@@ -340,6 +340,7 @@ func (c *Cluster) serve() {
 	c.hub.serve[kindState] = c.serveState
 	c.hub.serve[kindUpload] = c.serveUpload
 	c.Handle(methodPropose, c.handlePropose)
+	c.Handle(methodCommitted, c.handleCommitted)
 	c.serveReads()
 	c.serveBootstrap()
 	c.serveMembers()

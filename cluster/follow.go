@@ -30,18 +30,24 @@ func newFollower(c *Cluster) *follower {
 
 // to waits until this node has applied up to an index.
 func (f *follower) to(ctx context.Context, n notice) error {
-	if f.c.apply.position() < n.index && n.leader != f.c.cfg.Name {
-		f.mu.Lock()
-		if n.term > f.target.term || (n.term == f.target.term && n.index > f.target.index) {
-			f.target = n
-		}
-		f.mu.Unlock()
-		select {
-		case f.wake <- struct{}{}:
-		default:
-		}
-	}
+	f.aim(n)
 	return f.c.apply.waitFor(ctx, n.index)
+}
+
+// aim begins to speed this node up to an index.
+func (f *follower) aim(n notice) {
+	if f.c.apply.position() >= n.index || n.leader == f.c.cfg.Name {
+		return
+	}
+	f.mu.Lock()
+	if n.term > f.target.term || (n.term == f.target.term && n.index > f.target.index) {
+		f.target = n
+	}
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
 }
 
 // run passes notices on until ctx ends.

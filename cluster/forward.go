@@ -17,6 +17,7 @@ import (
 const (
 	methodPropose   = "raft.propose"
 	methodReadIndex = "raft.readIndex"
+	methodCommitted = "raft.committed"
 	methodApplied   = "raft.applied"
 	methodTerm      = "raft.term"
 	methodStatus    = "raft.status"

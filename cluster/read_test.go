@@ -223,3 +223,24 @@ func TestStaleAge(t *testing.T) {
 		return nil
 	})
 }
+
+// TestCommitsAreAnnounced: a follower that did not accept a write hears of its
+// commit although the leader has no reason of its own to send anything.
+func TestCommitsAreAnnounced(t *testing.T) {
+	f := running(t, 3, func(c *cluster.Config) {
+		c.Timing = cluster.LAN()
+		c.Timing.Heartbeat, c.Timing.Election, c.Timing.Lease, c.Timing.Commit = time.Minute, time.Minute, time.Minute, time.Minute-1
+	})
+	for k, from := range []*node{f.leader(), f.followers()[0]} {
+		name := fmt.Sprint("t", k)
+		mustPut(t, from.Cluster, name)
+		for _, n := range f.nodes {
+			f.eventually(n.name+" has "+name, func() error {
+				if !hasTemplate(n.State(), name) {
+					return errors.New("it is not there")
+				}
+				return nil
+			})
+		}
+	}
+}
