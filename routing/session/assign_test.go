@@ -23,6 +23,9 @@ func TestAssignBatches(t *testing.T) {
 		got := make([]fsm.Assignment, n)
 		var wg sync.WaitGroup
 		for k := range n {
+			if k <= 2 {
+				synctest.Wait() // the first two have commands of their own
+			}
 			wg.Go(func() {
 				var err error
 				if got[k], err = a.Assign(t.Context(), "web", key(k)); err != nil {
@@ -30,7 +33,7 @@ func TestAssignBatches(t *testing.T) {
 				}
 			})
 		}
-		synctest.Wait() // two commands are under way, the rest waits
+		synctest.Wait() // the rest waits
 		if len(f.commands()) != 2 {
 			t.Error("more than two commands are under way")
 		}
@@ -105,7 +108,7 @@ func TestAssignRefusedTogether(t *testing.T) {
 		var got fsm.Assignment
 		var wg sync.WaitGroup
 		for k := range errs {
-			if k == 2 {
+			if k <= 2 {
 				synctest.Wait() // the first two have commands of their own
 			}
 			wg.Go(func() {
@@ -232,9 +235,10 @@ func TestAssignQueueIsBounded(t *testing.T) {
 				}
 			})
 		}
-		ask(0)
-		ask(1)
-		synctest.Wait()
+		for k := range 2 { // one command each, that the gate holds up
+			ask(k)
+			synctest.Wait()
+		}
 		for k := range most {
 			ask(k)
 		}
