@@ -19,6 +19,7 @@ type cluster struct {
 	routed  uint64 // the last entry that concerns routing
 	log     []fsm.ChangeSet
 	changed chan struct{}
+	lost    bool // there is no quorum: Propose fails
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -59,11 +60,39 @@ func (c *cluster) Watch(ctx context.Context, from uint64) iter.Seq2[fsm.ChangeSe
 	}
 }
 
-// apply applies commands as one entry.
+// lose takes the quorum away, or gives it back.
+func (c *cluster) lose(lost bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = lost
+}
+
+// Propose implements session.Cluster.
+func (c *cluster) Propose(_ context.Context, cmd fsm.Command) (fsm.Result, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost {
+		return fsm.Result{}, fsm.Errorf(fsm.NoLeader, "cluster", "", "has no leader")
+	}
+	out := c.applyLocked(cmd)
+	return out.Results[0], out.Errs[0]
+}
+
+// apply applies commands as one entry, which must succeed.
 func (c *cluster) apply(list ...fsm.Command) {
 	c.t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, err := range c.applyLocked(list...).Errs {
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// applyLocked needs mu.
+func (c *cluster) applyLocked(list ...fsm.Command) fsm.Outcome {
+	c.t.Helper()
 	var sealed []fsm.Envelope
 	for _, cmd := range list {
 		env, err := fsm.Seal(cmd, "test", "")
@@ -78,19 +107,15 @@ func (c *cluster) apply(list ...fsm.Command) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for _, err := range out[0].Errs {
-		if err != nil {
-			c.t.Fatal(err)
-		}
-	}
 	c.log = append(c.log, fsm.ChangeSet{Index: c.index, Time: e.Time, Changes: out[0].Changes})
 	for _, ch := range out[0].Changes {
-		if ch.Table == "serviceIndexes" || ch.Table == "nodes" {
+		if ch.Table == "serviceIndexes" || ch.Table == "nodes" || ch.Table == "sessionKeys" {
 			c.routed = c.index
 		}
 	}
 	close(c.changed)
 	c.changed = make(chan struct{})
+	return out[0]
 }
 
 // serve gives a group a service; nil takes it away.

@@ -123,22 +123,10 @@ func (x *exchange) repeatable() bool {
 // It uses an idle connection, unless a fresh one is asked for.
 func (x *exchange) attempt(u *upstream, fresh bool) (*upConn, *failure) {
 	p := x.from.p
-	spec := &x.t.spec.Timeouts
-	var c *upConn
-	var err error
-	for {
-		c, err = u.connect(p.life, p.clock, spec.Connect.Std(), fresh)
-		if err != nil {
-			u.stats.inflight.Add(-1)
-			x.t.queue.wake(1)
-			return nil, &failure{err: err, safe: true, refused: true}
-		}
-		// A request must not be lost to a connection that the instance has
-		// closed meanwhile, nor get for an answer what nobody has asked for.
-		if !c.used || c.alive() {
-			break
-		}
-		_ = c.Close()
+	c, err := u.connect(p.life, p.clock, x.t.spec.Timeouts.Connect.Std(), fresh)
+	if err != nil {
+		x.t.unpick(u.instance)
+		return nil, &failure{err: err, safe: true, refused: true}
 	}
 	u.load.Begin()
 	if fail := x.exchangeHeads(c); fail != nil {
@@ -152,19 +140,15 @@ func (x *exchange) attempt(u *upstream, fresh bool) (*upConn, *failure) {
 // reads the head of the answer.
 func (x *exchange) exchangeHeads(c *upConn) *failure {
 	now := x.from.now()
-	spec := &x.t.spec
 	x.w.up = x.appendHead(x.w.up[:0])
 	if x.replay {
 		x.w.up = append(x.w.up, x.w.body...)
 	}
-	c.writeIn(now, spec.Timeouts.Stall.Std())
+	c.writeIn(now, x.t.spec.Timeouts.Stall.Std())
 	if _, err := c.Conn.Write(x.w.up); err != nil {
 		return &failure{err: err, stale: c.used, safe: false}
 	}
-	wait := spec.Timeouts.Request.Std()
-	if try := spec.Retry.PerTryTimeout.Std(); try > 0 {
-		wait = min(wait, try)
-	}
+	wait := x.t.answerWait()
 	c.readIn(now, wait)
 	if !x.replay {
 		x.sent = true
@@ -176,23 +160,17 @@ func (x *exchange) exchangeHeads(c *upConn) *failure {
 
 // readHead reads the head of the final answer and passes interim ones on.
 func (x *exchange) readHead(c *upConn, wait time.Duration) *failure {
-	for range maxInterim {
-		err := c.reader.ReadResponse(x.w.req.Method, &c.resp)
-		for err != nil && isTimeout(err) && x.uploading(c, wait) {
-			err = c.reader.ReadResponse(x.w.req.Method, &c.resp)
+	interim := func() error {
+		if x.to.interim(x, c) != nil {
+			return errClientGone
 		}
-		if err != nil {
-			stale := c.used && c.reader.Buffered() == 0 && !isTimeout(err)
-			return &failure{err: err, stale: stale}
-		}
-		if c.resp.Status >= 200 || c.resp.Status == http.StatusSwitchingProtocols {
-			return nil
-		}
-		if err := x.to.interim(x, c); err != nil {
-			return &failure{err: errClientGone}
-		}
+		return nil
 	}
-	return &failure{err: errTooManyInterim}
+	fail := c.answerHead(x.w.req.Method, interim)
+	for fail != nil && isTimeout(fail.err) && x.uploading(c, wait) {
+		fail = c.answerHead(x.w.req.Method, interim)
+	}
+	return fail
 }
 
 // uploading reports whether a body was still on its way within the wait for the
@@ -219,9 +197,7 @@ func (x *exchange) drop(c *upConn) {
 
 // release ends what counts as in flight at an instance.
 func (x *exchange) release(c *upConn, latency time.Duration) {
-	c.inst.stats.inflight.Add(-1)
-	c.inst.load.End(x.from.now(), latencyOf(latency))
-	x.t.queue.wake(1)
+	x.t.release(c.inst, x.from.now(), latency)
 }
 
 // retryStatus reports whether an answer is thrown away because another

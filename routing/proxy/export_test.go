@@ -70,7 +70,7 @@ func (p *Proxy) Event(group, name string) uint64 {
 	return map[string]uint64{
 		"retry": e.retries.Load(), "over_budget": e.noBudget.Load(), "ejection": e.ejections.Load(), "capped": e.ejectionCapped.Load(),
 		"queued": e.queued.Load(), "queue_full": e.queueFull.Load(), "queue_timeout": e.queueTimeouts.Load(), "client_gone": e.clientGone.Load(),
-		"too_large": e.tooLarge.Load(), "upgrade": e.upgrades.Load(), "hedge": e.hedges.Load(),
+		"too_large": e.tooLarge.Load(), "upgrade": e.upgrades.Load(), "hedge": e.hedges.Load(), "bad_cookie": e.badCookies.Load(),
 	}[name]
 }
 

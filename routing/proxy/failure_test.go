@@ -235,26 +235,30 @@ func TestExtraBytesBehindADiscardedAnswer(t *testing.T) {
 // What an instance sends on an idle connection is not taken for the answer to
 // the next request, which may be another client's.
 func TestUnaskedAnswer(t *testing.T) {
-	f := newFleet(t, fsm.Service{})
-	idle, sent := make(chan bool), make(chan bool)
-	f.script("i1", func(c *rawConn) {
-		if c.head() == "" {
-			return
-		}
-		c.say(ok)
-		if c.n > 1 {
-			return
-		}
-		<-idle
-		c.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
-		sent <- true
-		c.head()
-	})
-	f.ask(get).want(t, 200, "ok")
-	eventually(t, "it is idle", func() bool { return f.p.Counts().Idle == 1 })
-	idle <- true
-	<-sent
-	f.ask(get).want(t, 200, "ok")
+	for name, after := range map[string]time.Duration{"plain": 0, "hedged": time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, fsm.Service{Retry: fsm.Retry{HedgeAfter: fsm.Duration(after)}})
+			idle, sent := make(chan bool), make(chan bool)
+			f.script("i1", func(c *rawConn) {
+				if c.head() == "" {
+					return
+				}
+				c.say(ok)
+				if c.n > 1 {
+					return
+				}
+				<-idle
+				c.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+				sent <- true
+				c.head()
+			})
+			f.ask(get).want(t, 200, "ok")
+			eventually(t, "it is idle", func() bool { return f.p.Counts().Idle == 1 })
+			idle <- true
+			<-sent
+			f.ask(get).want(t, 200, "ok")
+		})
+	}
 }
 
 // At most half of the instances are ejected, however many fail at once.

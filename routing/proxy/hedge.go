@@ -2,17 +2,17 @@ package proxy
 
 import (
 	"bytes"
-	"net/http"
 	"sync/atomic"
 	"time"
 )
 
 // firstAttempt is the first attempt of a request, which a second copy may join
 // when the service hedges and the answer is late (Dean, Barroso: The Tail at
-// Scale). It returns the instance that the answer, or the failure, is of.
+// Scale). A session's request has no second copy: another instance knows nothing
+// of it. It returns the instance that the answer, or the failure, is of.
 func (x *exchange) firstAttempt(k int, u *upstream) (int, *upstream, *upConn, *failure) {
 	after := x.t.spec.Retry.HedgeAfter.Std()
-	if after == 0 || x.retries > 0 || !x.repeatable() || len(x.w.body) > 0 || len(x.upgrade()) > 0 {
+	if after == 0 || k < 0 || x.retries > 0 || !x.repeatable() || len(x.w.body) > 0 || len(x.upgrade()) > 0 {
 		c, fail := x.attempt(u, false)
 		return k, u, c, fail
 	}
@@ -41,22 +41,20 @@ func (x *exchange) firstAttempt(k int, u *upstream) (int, *upstream, *upConn, *f
 	if s == first {
 		loser = second
 	}
-	loser.give(x.from.p, done)
+	loser.give(done)
 	return s.k, s.u, s.c, s.fail
 }
 
 // second sends another copy to another instance, if there is one and the
 // budget allows it.
 func (x *exchange) second(k int, done chan<- *shot) *shot {
-	if k >= 0 {
-		x.w.pick.Tried = append(x.w.pick.Tried, int32(k))
-	}
+	x.w.pick.Tried = append(x.w.pick.Tried, int32(k))
 	k2, u2 := x.t.pick(&x.w.pick)
-	if u2 == nil || u2.instance == x.up.instance {
+	if u2 == nil {
 		return nil
 	}
 	if !x.t.budget.spend() {
-		u2.stats.inflight.Add(-1)
+		x.t.unpick(u2.instance)
 		x.t.events.noBudget.Add(1)
 		return nil
 	}
@@ -76,8 +74,9 @@ type shot struct {
 	conn   atomic.Pointer[upConn]
 	lost   atomic.Bool
 
-	c    *upConn
-	fail *failure
+	began time.Duration // of the attempt that counts
+	c     *upConn
+	fail  *failure
 }
 
 func (x *exchange) shoot(k int, u *upstream, done chan<- *shot) *shot {
@@ -97,21 +96,20 @@ func (s *shot) fire(fresh bool) (*upConn, *failure) {
 	spec := &s.t.spec
 	c, err := s.u.connect(s.p.life, s.p.clock, spec.Timeouts.Connect.Std(), fresh)
 	if err != nil {
-		s.u.stats.inflight.Add(-1)
-		s.t.queue.wake(1)
+		s.t.unpick(s.u.instance)
 		return nil, &failure{err: err, safe: true, refused: true}
 	}
 	s.conn.Store(c)
 	if s.lost.Load() {
 		_ = c.Close()
 	}
-	began := s.p.clock.now()
+	s.began = s.p.clock.now()
 	s.u.load.Begin()
-	c.writeIn(began, spec.Timeouts.Stall.Std())
-	c.readIn(began, spec.Timeouts.Request.Std())
+	c.writeIn(s.began, spec.Timeouts.Stall.Std())
+	c.readIn(s.began, s.t.answerWait())
 	fail := s.ask(c)
 	if fail != nil {
-		s.drop(c, began)
+		s.drop(c)
 		return nil, fail
 	}
 	return c, nil
@@ -121,34 +119,24 @@ func (s *shot) ask(c *upConn) *failure {
 	if _, err := c.Conn.Write(s.head); err != nil {
 		return &failure{err: err, stale: c.used}
 	}
-	for range maxInterim { // interim answers of a race are nobody's
-		if err := c.reader.ReadResponse(s.method, &c.resp); err != nil {
-			return &failure{err: err, stale: c.used && c.reader.Buffered() == 0 && !isTimeout(err)}
-		}
-		if c.resp.Status >= 200 || c.resp.Status == http.StatusSwitchingProtocols {
-			return nil
-		}
-	}
-	return &failure{err: errTooManyInterim}
+	return c.answerHead(s.method, func() error { return nil }) // interim answers of a race are nobody's
 }
 
-func (s *shot) drop(c *upConn, began time.Duration) {
+func (s *shot) drop(c *upConn) {
 	_ = c.Close()
 	now := s.p.clock.now()
-	s.u.stats.inflight.Add(-1)
-	s.u.load.End(now, latencyOf(now-began))
-	s.t.queue.wake(1)
+	s.t.release(s.u.instance, now, now-s.began)
 }
 
 // give ends a copy that has lost the race, whatever it is at.
-func (s *shot) give(p *Proxy, done <-chan *shot) {
+func (s *shot) give(done <-chan *shot) {
 	s.lost.Store(true)
 	if c := s.conn.Load(); c != nil {
 		_ = c.Close()
 	}
-	p.wg.Go(func() {
-		if l := <-done; l.c != nil {
-			l.drop(l.c, p.clock.now())
+	s.p.wg.Go(func() {
+		if <-done; s.c != nil {
+			s.drop(s.c)
 		}
 	})
 }

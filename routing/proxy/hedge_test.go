@@ -85,3 +85,35 @@ func TestHedgeFails(t *testing.T) {
 		}
 	})
 }
+
+// TestHedgeSticky: a session's request has no second copy, however late the
+// answer of its instance is.
+func TestHedgeSticky(t *testing.T) {
+	f := newStickyFleet(t, sticky, func(s *fsm.Service) {
+		s.Retry = fsm.Retry{HedgeAfter: fsm.Duration(time.Millisecond), BudgetPercent: 100}
+	})
+	for _, id := range []string{"e", "f"} {
+		f.script(id, func(c *rawConn) {
+			for c.head() != "" {
+				_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+				_, _ = c.Read(make([]byte, 1)) // nothing comes: time passes
+				_ = c.SetReadDeadline(time.Time{})
+				c.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+			}
+		})
+	}
+	late := 0
+	for range 10 {
+		at, cookie := f.first()
+		f.stays(cookie, at)
+		if at == "late" {
+			late++
+		}
+	}
+	if late == 0 {
+		t.Error("no session was at a slow instance")
+	}
+	if n := f.hedges(); n != 0 {
+		t.Errorf("%d copies were sent", n)
+	}
+}

@@ -86,6 +86,27 @@ func (t *target) pick(r *balance.Request) (int, *upstream) {
 	}
 }
 
+// unpick takes back that a request counts as in flight at an instance.
+func (t *target) unpick(i *instance) {
+	i.stats.inflight.Add(-1)
+	t.queue.wake(1)
+}
+
+// release ends a request that an instance had.
+func (t *target) release(i *instance, now, latency time.Duration) {
+	i.load.End(now, latencyOf(latency))
+	t.unpick(i)
+}
+
+// answerWait is how long one attempt may wait for the head of its answer.
+func (t *target) answerWait() time.Duration {
+	wait := t.spec.Timeouts.Request.Std()
+	if try := t.spec.Retry.PerTryTimeout.Std(); try > 0 {
+		return min(wait, try)
+	}
+	return wait
+}
+
 // budget bounds retries to a share of the requests, so that they can not
 // double the load on a service that is failing. It starts with a few, for
 // services with little traffic, and never saves up more than it may hold.

@@ -43,9 +43,7 @@ func (c *conn) passThrough() {
 	received := join(&c.stream, &up.stream, t.spec.Timeouts.Tunnel.Std())
 	c.p.tunnels.Add(-1)
 	_ = up.Close()
-	u.stats.inflight.Add(-1)
-	u.load.End(c.now(), latencyOf(head))
-	t.queue.wake(1)
+	t.release(u.instance, c.now(), head)
 	t.stats.inflight.Add(-1)
 	for _, s := range []*counters{&t.stats, &u.stats} {
 		s.count(200, head)
@@ -67,7 +65,7 @@ func (c *conn) dial(t *target, now time.Duration) (*upConn, *upstream) {
 			u.ejection.succeeded()
 			return up, u
 		}
-		u.stats.inflight.Add(-1)
+		t.unpick(u.instance)
 		c.p.noteFailure(t, u.instance, true)
 		r.Tried = append(r.Tried, int32(k))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -59,12 +60,19 @@ func (c *upConn) moves(stall time.Duration) {
 }
 
 // connect returns an idle connection or dials. fresh wants one that was never
-// used, for a request that can not be sent twice.
+// used. A request must not be lost to a connection that the instance has closed
+// while it was idle, nor get for an answer what nobody has asked for, so idle
+// ones are looked at first.
 func (i *instance) connect(ctx context.Context, clk clock, timeout time.Duration, fresh bool) (*upConn, error) {
-	if !fresh {
-		if c := i.takeIdle(); c != nil {
+	for !fresh {
+		c := i.takeIdle()
+		if c == nil {
+			break
+		}
+		if c.alive() {
 			return c, nil
 		}
+		_ = c.Close()
 	}
 	d := net.Dialer{Timeout: timeout, KeepAlive: -1}
 	nc, err := d.DialContext(ctx, "tcp", i.addr)
@@ -83,6 +91,23 @@ func (i *instance) connect(ctx context.Context, clk clock, timeout time.Duration
 		return nil, err
 	}
 	return c, nil
+}
+
+// answerHead reads the head of the final answer to a request, and calls interim
+// for each one before it.
+func (c *upConn) answerHead(method []byte, interim func() error) *failure {
+	for range maxInterim {
+		if err := c.reader.ReadResponse(method, &c.resp); err != nil {
+			return &failure{err: err, stale: c.used && c.reader.Buffered() == 0 && !isTimeout(err)}
+		}
+		if c.resp.Status >= 200 || c.resp.Status == http.StatusSwitchingProtocols {
+			return nil
+		}
+		if err := interim(); err != nil {
+			return &failure{err: err}
+		}
+	}
+	return &failure{err: errTooManyInterim}
 }
 
 // Close implements [net.Conn].
