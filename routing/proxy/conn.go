@@ -29,13 +29,12 @@ type conn struct {
 	nc  net.Conn        // as it was accepted; any goroutine may close it
 	raw syscall.RawConn // to wait without a buffer; nil when there is none
 
-	phase   phase
-	w       *work       // nil while the connection is idle and cold
-	idle    atomic.Bool // waits for a request
-	cold    atomic.Bool // and has no buffer
-	counted *service    // whose connection limits it counts for
-	perPeer bool        // and those of the client
-	cut     atomic.Bool // the body that is being read is of no use any more
+	phase phase
+	w     *work       // nil while the connection is idle and cold
+	idle  atomic.Bool // waits for a request
+	cold  atomic.Bool // and has no buffer
+	place place       // what it counts for
+	cut   atomic.Bool // the body that is being read is of no use any more
 }
 
 // phase says which timeout the reads of a connection have.
@@ -98,7 +97,7 @@ func (c *conn) serve() {
 }
 
 func (c *conn) end() {
-	c.uncount()
+	c.place.give(c.peer)
 	if c.w != nil {
 		c.putWork()
 	}
@@ -192,8 +191,8 @@ func (c *conn) sleep(since time.Duration) bool {
 
 // stallTimeout is how long a body of the client may stand still.
 func (c *conn) stallTimeout() time.Duration {
-	if c.counted != nil {
-		if t := c.p.plan.Load().targets[c.counted.group]; t != nil {
+	if c.place.of != nil {
+		if t := c.p.plan.Load().targets[c.place.of.group]; t != nil {
 			return t.spec.Timeouts.Stall.Std()
 		}
 	}
@@ -230,34 +229,4 @@ func (c *conn) linger() {
 
 // count makes the connection count for a service's limits, and reports
 // whether those allow it.
-func (c *conn) count(t *target, now time.Duration) bool {
-	if c.counted == t.service {
-		return true
-	}
-	c.uncount()
-	limits := &t.spec.Limits
-	if n := t.conns.Add(1); limits.MaxConnections > 0 && n > int64(limits.MaxConnections) {
-		t.conns.Add(-1)
-		return false
-	}
-	if limits.MaxConnectionsPerClient > 0 {
-		if !t.client.open(c.peer, now, limits.MaxConnectionsPerClient) {
-			t.conns.Add(-1)
-			return false
-		}
-		c.perPeer = true
-	}
-	c.counted = t.service
-	return true
-}
-
-func (c *conn) uncount() {
-	if c.counted == nil {
-		return
-	}
-	c.counted.conns.Add(-1)
-	if c.perPeer {
-		c.counted.client.close(c.peer)
-	}
-	c.counted, c.perPeer = nil, false
-}
+func (c *conn) count(t *target, now time.Duration) bool { return c.place.take(t, c.peer, now) }

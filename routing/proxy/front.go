@@ -159,14 +159,14 @@ func (f *front) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
 	w := workPool.Get().(*work)
 	s := &h2stream{rw: rw, ctl: http.NewResponseController(rw), r: r}
-	defer func() {
-		w.put()
-	}()
+	defer w.put()
 	if !fillRequest(&w.req, r) {
 		s.answer(answer{status: http.StatusBadRequest, code: "invalid", message: "the request's path, host or Content-Length is not valid"})
 		return
 	}
-	c.p.dispatch(&c.party, s, w, nil)
+	var p place
+	defer func() { p.give(c.peer) }()
+	c.p.dispatch(&c.party, s, w, func(t *target, now time.Duration) bool { return p.take(t, c.peer, now) })
 	if s.broken || !s.answered { // the client must not take a part for the whole, or nothing for an answer
 		panic(http.ErrAbortHandler)
 	}

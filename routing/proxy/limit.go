@@ -100,6 +100,48 @@ func (l *clientLimits) close(a netip.Addr) {
 	}
 }
 
+// place is what a connection counts for. A stream of HTTP/2 counts as one for as
+// long as its request takes: its connection may carry requests for any service.
+type place struct {
+	of      *service // whose limits
+	perPeer bool     // and those of the client there
+}
+
+// take makes the connection count for a service, and for no other any more. It
+// reports whether the service's limits allow that.
+func (p *place) take(t *target, peer netip.Addr, now time.Duration) bool {
+	if p.of == t.service {
+		return true
+	}
+	p.give(peer)
+	limits := &t.spec.Limits
+	if n := t.conns.Add(1); limits.MaxConnections > 0 && n > int64(limits.MaxConnections) {
+		t.conns.Add(-1)
+		return false
+	}
+	if limits.MaxConnectionsPerClient > 0 {
+		if !t.client.open(peer, now, limits.MaxConnectionsPerClient) {
+			t.conns.Add(-1)
+			return false
+		}
+		p.perPeer = true
+	}
+	p.of = t.service
+	return true
+}
+
+// give ends that.
+func (p *place) give(peer netip.Addr) {
+	if p.of == nil {
+		return
+	}
+	p.of.conns.Add(-1)
+	if p.perPeer {
+		p.of.client.close(peer)
+	}
+	p.of, p.perPeer = nil, false
+}
+
 // queue holds requests that wait for an instance, in order.
 type queue struct {
 	waiting atomic.Int64

@@ -229,6 +229,48 @@ func TestConnectionLimits(t *testing.T) {
 	}
 }
 
+// A stream of HTTP/2 counts as a connection, as long as its request takes.
+func TestConnectionLimitsOfStreams(t *testing.T) {
+	for _, l := range []fsm.ServiceLimits{{MaxConnections: 1}, {MaxConnectionsPerClient: 1}} {
+		t.Run(fmt.Sprint(l), func(t *testing.T) {
+			f := newFleet(t, fsm.Service{Limits: l})
+			here, answer := make(chan bool), make(chan bool)
+			f.handler("i1", func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/slow" {
+					here <- true
+					<-answer
+				}
+			})
+			tr := &http.Transport{Protocols: new(http.Protocols)}
+			tr.Protocols.SetUnencryptedHTTP2(true)
+			defer tr.CloseIdleConnections()
+			get := func(path string) int {
+				r, err := (&http.Client{Transport: tr}).Get("http://" + f.addr + path)
+				if err != nil {
+					t.Error(err)
+					return 0
+				}
+				_ = r.Body.Close()
+				return r.StatusCode
+			}
+			slow := make(chan int)
+			go func() { slow <- get("/slow") }()
+			<-here
+			if status := get("/"); status != 503 {
+				t.Errorf("a second request at once got %d", status)
+			}
+			answer <- true
+			if status := <-slow; status != 200 {
+				t.Errorf("the first got %d", status)
+			}
+			eventually(t, "its place is free", func() bool { return f.p.Counts().Counted == 0 })
+			if status := get("/"); status != 200 {
+				t.Errorf("a request afterwards got %d", status)
+			}
+		})
+	}
+}
+
 // Each duration lies in its bucket, which is at most an eighth wide.
 func TestHistogramBuckets(t *testing.T) {
 	low := time.Duration(0)

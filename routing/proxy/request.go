@@ -15,9 +15,9 @@ func (c *conn) request() bool {
 }
 
 // dispatch finds the service that a request is for and lets an exchange answer
-// it. count, where given, makes the request's connection count for the service
-// and reports whether that is allowed. It reports whether the client may send
-// another request.
+// it. count makes what the request came by count for the service, and reports
+// whether that is allowed. It reports whether the client may send another
+// request.
 func (p *Proxy) dispatch(from *party, to downstream, w *work, count func(*target, time.Duration) bool) bool {
 	req, now := &w.req, p.clock.now()
 	if m := string(req.Method); m == http.MethodConnect || m == http.MethodTrace {
@@ -30,7 +30,7 @@ func (p *Proxy) dispatch(from *party, to downstream, w *work, count func(*target
 		return decline(to, w, nil, answer{status: http.StatusNotFound, code: "not_found", message: "no service takes this host and path"})
 	}
 	t := pl.targets[group]
-	if count != nil && !count(t, now) {
+	if !count(t, now) {
 		t.events.connLimited.Add(1)
 		return decline(to, w, t, answer{status: http.StatusServiceUnavailable, code: "exhausted",
 			message: "the service has as many connections as it allows", retryAfter: time.Second, close: true})
