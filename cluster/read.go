@@ -17,6 +17,16 @@ import (
 // [Cluster.Stale].
 func (c *Cluster) State() *fsm.State { return c.apply.machine.State() }
 
+// Halted says why this node's state must not be answered from: it has stopped
+// applying the log, because the state may be wrong or an entry is of a newer
+// version. nil means that it may be.
+func (c *Cluster) Halted() error {
+	if why := c.apply.stop.Load(); why != nil {
+		return notServing(why.err)
+	}
+	return nil
+}
+
 // Watch yields the changes after index from, one set for each entry that
 // changed something, and then follows until ctx ends. It ends with [ErrLagged]
 // when the node no longer has the changes after from: read [Cluster.State] and

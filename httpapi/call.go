@@ -235,10 +235,7 @@ func (s *Server) logAccess(c *call, status int, begun time.Time) {
 	if !s.log.Enabled(c.ctx, slog.LevelDebug) {
 		return
 	}
-	r, path := c.c.Request, c.c.Request.URL.Path
-	if c.route.tag == sessionTag {
-		path = c.route.path // the id of a session may let a client in
-	}
+	r, path := c.c.Request, shownPath(c.c.Request.URL.Path)
 	s.log.LogAttrs(c.ctx, slog.LevelDebug, "request",
 		slog.String("requestId", c.requestID), slog.String("method", r.Method), slog.String("path", path),
 		slog.Int("status", status), slog.Int("bytes", c.c.Writer.Size()), slog.Duration("took", time.Since(begun)),

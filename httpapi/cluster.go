@@ -25,6 +25,9 @@ type Cluster interface {
 	StrongState(ctx context.Context) (*fsm.State, error)
 	// LeaderState returns a state at least as new as the leader's.
 	LeaderState(ctx context.Context) (*fsm.State, error)
+	// Halted says why this node's state must not be answered from; nil when it
+	// may be.
+	Halted() error
 	// Stale is the age of this node's state.
 	Stale() time.Duration
 

@@ -93,8 +93,17 @@ func (c *call) consulService(form, filter string, list func(*fsm.State, *fsm.Gro
 		return c.consulSend(at, []byte("[]\n"))
 	}
 	k := answerKey{form: form, service: name, filter: filter}
-	body := c.s.directory.share(k, answerVersion{at, g.Revision}, func() []byte { return append(mustJSON(list(s, g)), '\n') })
+	body := c.s.directory.share(k, answerVersion{at, max(g.Revision, nodesRevision(s))}, func() []byte { return append(mustJSON(list(s, g)), '\n') })
 	return c.consulSend(at, body)
+}
+
+// nodesRevision is when a node's row has changed last: the answers show their
+// addresses and labels.
+func nodesRevision(s *fsm.State) (newest uint64) {
+	for _, n := range s.Nodes.All() {
+		newest = max(newest, n.Revision)
+	}
+	return newest
 }
 
 func consulServices(c *call) error {
@@ -137,6 +146,11 @@ func (c *call) consulWait(service string, at func() uint64) error {
 			return invalidField("query", "", "wait", "must be a duration such as 30s")
 		}
 		wait = min(d, maxWait)
+	}
+	// The index is one that we gave. When it is behind us, but the service's is
+	// lower, the service was removed or the state restored since.
+	if max(at(), 1) < index && c.s.cfg.Cluster.State().Index() >= index {
+		return nil
 	}
 	return c.awaitFeed(service, at, index, wait)
 }

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/pacelinehq/paceline/fsm"
@@ -132,6 +133,33 @@ func TestConsulBlocks(t *testing.T) {
 	}
 	if w := a.do("GET", "/v1/health/service/api?index=0&wait=10m", ""); w.Code != 200 {
 		t.Errorf("index 0 is not to block: %d", w.Code)
+	}
+}
+
+// What went back between two reads ends a wait before it has begun.
+func TestConsulGoesBack(t *testing.T) {
+	a := newAPI(t)
+	secondGroup(a)
+	index := consulIndex(t, a.do("GET", "/v1/health/service/api", ""))
+	a.cluster.Must(fsm.DeleteGroup{Group: "api"})
+	a.cluster.Must(fsm.ReportInstances{Node: "n1", NodeIncarnation: 1, Reports: []fsm.InstanceReport{{ID: httpapitest.InstanceID(9), State: fsm.Failed}}})
+	a.cluster.Must(fsm.RemoveGroup{Group: "api"})
+	w := a.do("GET", fmt.Sprintf("/v1/health/service/api?index=%d&wait=10m", index), "")
+	if w.Code != 200 || consulIndex(t, w) >= index {
+		t.Errorf("%d at %d, before it was at %d", w.Code, consulIndex(t, w), index)
+	}
+}
+
+// The answers that are kept show what nodes say of themselves now.
+func TestConsulNodeChanges(t *testing.T) {
+	a := newAPI(t)
+	for n, rack := range []string{"r1", "r2"} {
+		a.cluster.Must(fsm.RegisterNode{Node: fsm.Node{
+			Name: "n1", Incarnation: uint64(n + 2), Zone: "a", Drivers: []string{"process"}, API: "127.0.0.1:7700", Labels: map[string]string{"rack": rack},
+		}})
+		if w := a.do("GET", "/v1/health/service/web", ""); !strings.Contains(w.Body.String(), `"rack":"`+rack+`"`) {
+			t.Errorf("with rack %s: %s", rack, w.Body)
+		}
 	}
 }
 

@@ -117,7 +117,11 @@ const octets = "application/octet-stream"
 
 func getCluster(c *call) error {
 	s, err := c.state()
-	if err != nil {
+	switch {
+	case err == nil:
+	case c.s.cfg.Cluster.Halted() != nil: // which is what the status tells
+		s = c.s.cfg.Cluster.State()
+	default:
 		return err
 	}
 	st := c.s.cfg.Status()

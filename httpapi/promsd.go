@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,8 +52,9 @@ func targetLabels(g *fsm.Group, e *client.ServiceEndpoint) map[string]string {
 		metaPrefix + "node": e.Node, metaPrefix + "zone": e.Zone, metaPrefix + "health": string(e.Health),
 		metaPrefix + "draining": strconv.FormatBool(e.Draining), metaPrefix + "weight": strconv.Itoa(e.Weight),
 	}
-	for k, v := range g.Labels {
-		labels[metaPrefix+"label_"+labelName(k)] = v
+	// Two labels may get one name: the last by key wins, in each answer.
+	for _, k := range slices.Sorted(maps.Keys(g.Labels)) {
+		labels[metaPrefix+"label_"+labelName(k)] = g.Labels[k]
 	}
 	return labels
 }

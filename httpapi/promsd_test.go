@@ -46,6 +46,20 @@ func TestPrometheusTargets(t *testing.T) {
 	}
 }
 
+// Of two labels that Prometheus could not tell apart it is always the same one.
+func TestPrometheusLabelsCollide(t *testing.T) {
+	a := newAPI(t)
+	g, _ := a.cluster.State().Groups.Get("web")
+	changed := *g
+	changed.Labels = map[string]string{"a.b": "dot", "a-b": "dash", "a_b": "score"}
+	a.cluster.Must(fsm.PutGroup{Group: changed})
+	for range 30 {
+		if all := want[targets](t, a.do("GET", "/v1/discovery/prometheus", ""), 200); all[0].Labels["__meta_paceline_label_a_b"] != "score" {
+			t.Fatalf("labels %v", all[0].Labels)
+		}
+	}
+}
+
 // Prometheus itself discovers and scrapes an instance.
 func TestRealPrometheus(t *testing.T) {
 	bin, err := exec.LookPath("prometheus")

@@ -14,6 +14,9 @@ import (
 // newer than its index when it blocks.
 func (c *call) state() (*fsm.State, error) {
 	if c.query == nil {
+		if err := c.s.cfg.Cluster.Halted(); err != nil {
+			return nil, err
+		}
 		s := c.s.cfg.Cluster.State()
 		c.reflects(s, c.s.cfg.Cluster.Stale())
 		return s, nil
@@ -39,6 +42,9 @@ func (c *call) consistent() (*fsm.State, error) {
 	level := client.Consistency(c.query.Get("consistency"))
 	maxStale, err := c.span("maxStale", -1, maxWait)
 	if err != nil {
+		return nil, err
+	}
+	if err := cluster.Halted(); err != nil {
 		return nil, err
 	}
 	age := cluster.Stale()

@@ -40,6 +40,23 @@ func TestConsistency(t *testing.T) {
 	}
 }
 
+// A node that has stopped applying the log answers nothing from its state.
+func TestHalted(t *testing.T) {
+	a := newAPI(t)
+	a.cluster.HaltedBy = fsm.Errorf(fsm.Unavailable, "node", "", "has stopped applying the log")
+	for _, path := range []string{
+		"/v1/groups/web", "/v1/groups", "/v1/groups/web?consistency=strong", "/v1/services/web", "/v1/services", "/v1/discovery/prometheus",
+		"/v1/health/service/web", "/v1/catalog/services", "/v1/groups/web/sessions",
+	} {
+		if w := a.do("GET", path, ""); w.Code != 503 {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if w := a.do("GET", "/v1/cluster", ""); w.Code != 200 {
+		t.Errorf("what the node knows by itself: %d", w.Code)
+	}
+}
+
 // A blocking read answers when the state is newer, and not before.
 func TestBlockingRead(t *testing.T) {
 	a := newAPI(t)

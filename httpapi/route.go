@@ -122,7 +122,20 @@ func (s *Server) build() error {
 }
 
 func unknownPath(c *call) error {
-	return notFoundPath(c.c.Request.URL.Path)
+	return notFoundPath(shownPath(c.c.Request.URL.Path))
+}
+
+// shownPath leaves the id of a session out of a path: it may let a client in, and
+// errors and logs are read by others.
+func shownPath(path string) string {
+	before, rest, found := strings.Cut(path, "/sessions/")
+	if !found {
+		return path
+	}
+	if slash := strings.IndexByte(rest, '/'); slash >= 0 {
+		return before + "/sessions/{session}" + rest[slash:]
+	}
+	return before + "/sessions/{session}"
 }
 
 func wrongMethod(c *call) error {
@@ -131,5 +144,5 @@ func wrongMethod(c *call) error {
 	if slices.Contains(methods, http.MethodGet) && !slices.Contains(methods, http.MethodHead) {
 		c.c.Writer.Header().Set("Allow", allow+", HEAD")
 	}
-	return methodNotAllowed(c.c.Request.Method, c.c.Request.URL.Path, allow)
+	return methodNotAllowed(c.c.Request.Method, shownPath(c.c.Request.URL.Path), allow)
 }

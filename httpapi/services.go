@@ -184,6 +184,9 @@ func getService(c *call) error {
 		if err != nil {
 			return err
 		}
+		if !c.s.cfg.Cluster.State().Groups.Has(group) {
+			wait = 0 // there is nothing to wait for
+		}
 		if err := c.awaitService(group, index, wait); err != nil {
 			return err
 		}

@@ -76,6 +76,7 @@ func TestService(t *testing.T) {
 		t.Errorf("the same ETag: %d %s", w.Code, w.Body)
 	}
 	problem(t, a.do("GET", "/v1/services/none", ""), 404, fsm.NotFound)
+	problem(t, a.do("GET", "/v1/services/none?index=0&wait=10m", ""), 404, fsm.NotFound) // and at once
 	problem(t, a.do("GET", "/v1/services/web?index=1&wait=99h", ""), 422, fsm.Invalid)
 	problem(t, a.do("GET", "/v1/services/web?healthy", ""), 422, fsm.Invalid)
 }

@@ -13,6 +13,9 @@ import (
 // change: a reader that has missed some changes has missed nothing.
 func (c *call) followService() error {
 	group := c.param("group")
+	if err := c.s.cfg.Cluster.Halted(); err != nil {
+		return err
+	}
 	if _, err := c.s.cfg.Cluster.State().Groups.Lookup(group); err != nil {
 		return err
 	}

@@ -438,7 +438,8 @@ func TestSessionMetrics(t *testing.T) {
 		`paceline_sessions_expired_total{group="web"} 0`, `paceline_sessions_homeless{group="web"} 0`)
 }
 
-// The id of a session may let a client in: it gets into no log.
+// The id of a session may let a client in: it gets into no log and no
+// error.
 func TestSessionIDsAreNotLogged(t *testing.T) {
 	var log bytes.Buffer
 	a := newAPI(t, func(c *httpapi.Config) {
@@ -449,6 +450,11 @@ func TestSessionIDsAreNotLogged(t *testing.T) {
 	a.do("GET", sessionPath("secret", ""), "")
 	a.do("DELETE", sessionPath("secret", ""), "")
 	a.do("PUT", sessionPath("secret", "/data"), "x")
+	for _, w := range []*httptest.ResponseRecorder{a.do("PATCH", sessionPath("secret", ""), ""), a.do("GET", sessionPath("secret", "/none"), "")} {
+		if strings.Contains(w.Body.String(), "secret") || w.Code < 404 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
 	if text := log.String(); strings.Contains(text, "secret") || !strings.Contains(text, "sessions/{session}/route") {
 		t.Errorf("the log says %s", text)
 	}

@@ -74,16 +74,16 @@ func (v *view) victimOrder() func(a, b *fsm.Instance) int {
 			sessions[slot.Instance] += slot.Sessions
 		}
 	}
-	inFlight := func(i *fsm.Instance) float64 {
-		if v.InFlight == nil {
-			return 0
+	inFlight := map[string]float64{} // read once: it changes while a list is sorted
+	if v.InFlight != nil {
+		for _, i := range v.usable {
+			inFlight[i.ID] = v.InFlight(i.ID)
 		}
-		return v.InFlight(i.ID)
 	}
 	return func(a, b *fsm.Instance) int {
 		return cmp.Or(
 			cmp.Compare(victimRank(a), victimRank(b)), cmp.Compare(sessions[a.ID], sessions[b.ID]),
-			cmp.Compare(inFlight(a), inFlight(b)), b.LaunchedAt.Compare(a.LaunchedAt), cmp.Compare(b.ID, a.ID))
+			cmp.Compare(inFlight[a.ID], inFlight[b.ID]), b.LaunchedAt.Compare(a.LaunchedAt), cmp.Compare(b.ID, a.ID))
 	}
 }
 

@@ -28,6 +28,8 @@ type Cluster struct {
 	Refuse func(fsm.Command) error
 	// ReadError fails strong and leader reads.
 	ReadError error
+	// HaltedBy is what Halted returns.
+	HaltedBy error
 	// Age is what Stale returns.
 	Age time.Duration
 	// Broken is the status's problem.
@@ -199,6 +201,9 @@ func (c *Cluster) fresh(how string) (*fsm.State, error) {
 	}
 	return c.State(), nil
 }
+
+// Halted implements httpapi.Cluster.
+func (c *Cluster) Halted() error { return c.HaltedBy }
 
 // Stale implements httpapi.Cluster.
 func (c *Cluster) Stale() time.Duration { return c.Age }

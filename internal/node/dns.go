@@ -47,7 +47,7 @@ func (n *Node) joined() error {
 	if !n.registered.Load() {
 		return errors.New("the node has not joined its cluster yet")
 	}
-	return nil
+	return n.cluster.Halted()
 }
 
 // startDNS begins to answer.

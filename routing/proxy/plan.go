@@ -71,10 +71,7 @@ func (n *plan) readNodes(s *fsm.State, zone string) {
 	h := fnv.New64a()
 	all, here := 0, 0
 	for name, row := range s.Nodes.All() {
-		info := nodeInfo{zone: row.Zone, weight: 1}
-		if w, err := strconv.Atoi(row.Labels[fsm.WeightLabel]); err == nil {
-			info.weight = min(max(w, 1), fsm.MaxWeight)
-		}
+		info := nodeInfo{zone: row.Zone, weight: row.Weight()}
 		n.nodes[name] = info
 		_, _ = io.WriteString(h, name+"\x00"+info.zone+"\x00"+strconv.Itoa(info.weight)+"\x00")
 		all++
