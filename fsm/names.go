@@ -16,6 +16,7 @@ const (
 	maxArg          = 4096
 	maxEnvironment  = 128
 	maxUserData     = 16 << 10
+	maxGRPCService  = 256
 	maxZones        = 64
 	maxGroupSize    = 10_000
 	maxPolicies     = 32

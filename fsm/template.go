@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // SampleCommand is the command of the built-in sample application: the
@@ -51,10 +52,13 @@ type Resources struct {
 
 // HealthCheck says how an instance shows that it can serve.
 type HealthCheck struct {
-	// Type is "http", "tcp", "exec" or "none".
+	// Type is "http", "tcp", "grpc", "exec" or "none".
 	Type string `json:"type"`
 	// Path is requested by an http check; 2xx and 3xx are healthy.
 	Path string `json:"path,omitempty"`
+	// Service is what a grpc check asks for (grpc.health.v1); the default is
+	// the whole server. SERVING is healthy.
+	Service string `json:"service,omitempty"`
 	// Port overrides the instance's port.
 	Port int `json:"port,omitempty"`
 	// Command is run by an exec check, argv without a shell, on the node's
@@ -92,6 +96,7 @@ const (
 	CheckNone = "none"
 	CheckHTTP = "http"
 	CheckTCP  = "tcp"
+	CheckGRPC = "grpc"
 	CheckExec = "exec"
 )
 
@@ -209,9 +214,11 @@ func (f *fieldErrors) span(field string, d Duration, limit time.Duration) {
 }
 
 func (c *HealthCheck) validate(f *fieldErrors) {
-	types := []string{CheckNone, CheckHTTP, CheckTCP, CheckExec}
+	types := []string{CheckNone, CheckHTTP, CheckTCP, CheckGRPC, CheckExec}
 	f.check(slices.Contains(types, c.Type), "healthCheck.type", "must be one of %s", strings.Join(types, ", "))
 	f.check(c.Type != CheckExec || len(c.Command) > 0, "healthCheck.command", "is required for an exec check")
+	f.check(c.Service == "" || c.Type == CheckGRPC, "healthCheck.service", "is for grpc checks only")
+	f.check(len(c.Service) <= maxGRPCService && utf8.ValidString(c.Service), "healthCheck.service", "must be at most %d bytes of UTF-8", maxGRPCService)
 	f.check(c.Path == "" || strings.HasPrefix(c.Path, "/"), "healthCheck.path", "must begin with /")
 	f.port("healthCheck.port", c.Port)
 	f.span("healthCheck.interval", c.Interval, time.Hour)

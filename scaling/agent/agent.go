@@ -320,6 +320,14 @@ func (a *Agent) Logs(ctx context.Context, id string, q driver.LogQuery) (driver.
 	return d.Logs(ctx, id, q)
 }
 
+// Ask makes one http, tcp or grpc check from this node, of an instance of any
+// node at its address, and says what is wrong with it.
+func (a *Agent) Ask(ctx context.Context, address string, c fsm.HealthCheck) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout.Std())
+	defer cancel()
+	return a.prober.inTurn(ctx, func(ctx context.Context) error { return a.prober.ask(ctx, address, c) })
+}
+
 // pause waits, and reports whether ctx still lives.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
