@@ -67,6 +67,10 @@ const (
 	Unhealthy Health = "unhealthy"
 )
 
+// HealthFlapping is the health reason of an instance that was unhealthy again
+// and again, and has to be healthy for a while to count as such.
+const HealthFlapping = "flapping"
+
 // Instance is one running copy of a template on one node. Its ID is a ULID
 // and is never used again.
 type Instance struct {
@@ -78,6 +82,9 @@ type Instance struct {
 	Zone     string        `json:"zone,omitempty"`
 	State    InstanceState `json:"state"`
 	Health   Health        `json:"health"`
+	// HealthReason is "flapping" while the instance counts as unhealthy because
+	// its health changes too often, whatever its last check said.
+	HealthReason string `json:"healthReason,omitempty"`
 	// Incarnation counts the launches of this instance on its node. Routing
 	// and sessions refer to an instance and its incarnation.
 	Incarnation int    `json:"incarnation,omitempty"`
@@ -110,7 +117,7 @@ func (tx *Tx) step(i *Instance, to InstanceState, reason string, change func(*In
 	return edit(tx, &tx.State.Instances, i, func(i *Instance) {
 		i.State, i.Reason, i.Since = to, reason, tx.Meta.Time
 		if to != Running {
-			i.Health = Unknown
+			i.Health, i.HealthReason = Unknown, ""
 		}
 		if change != nil {
 			change(i)
@@ -256,6 +263,8 @@ type InstanceReport struct {
 	PID         int           `json:"pid,omitempty"`
 	Incarnation int           `json:"incarnation,omitempty"`
 	Reason      string        `json:"reason,omitempty"`
+	// HealthReason goes with Health, also when it is empty.
+	HealthReason string `json:"healthReason,omitempty"`
 }
 
 // ReportInstances records what a node did with its instances. Reports about
@@ -303,11 +312,14 @@ func (tx *Tx) report(i *Instance, r InstanceReport) bool {
 			i.Incarnation = r.Incarnation
 		}
 		if r.Health != "" {
-			i.Health = r.Health
+			i.Health, i.HealthReason = r.Health, r.HealthReason
 		}
 	}
 	if len(r.Reason) > maxReason {
 		r.Reason = r.Reason[:maxReason]
+	}
+	if len(r.HealthReason) > maxReason {
+		r.HealthReason = r.HealthReason[:maxReason]
 	}
 	if r.State == "" || r.State == i.State {
 		if i.State.Terminal() {

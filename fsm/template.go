@@ -52,7 +52,7 @@ type Resources struct {
 
 // HealthCheck says how an instance shows that it can serve.
 type HealthCheck struct {
-	// Type is "http", "tcp", "grpc", "exec" or "none".
+	// Type is "http", "tcp", "grpc", "exec", "ttl" or "none".
 	Type string `json:"type"`
 	// Path is requested by an http check; 2xx and 3xx are healthy.
 	Path string `json:"path,omitempty"`
@@ -63,7 +63,10 @@ type HealthCheck struct {
 	Port int `json:"port,omitempty"`
 	// Command is run by an exec check, argv without a shell, on the node's
 	// allow-list; exit status 0 is healthy.
-	Command  []string `json:"command,omitempty"`
+	Command []string `json:"command,omitempty"`
+	// TTL is how long a heartbeat of a ttl check counts. The instance sends it
+	// to PUT /v1/instances/{id}/health of any node.
+	TTL      Duration `json:"ttl,omitzero"`
 	Interval Duration `json:"interval,omitzero"`
 	Timeout  Duration `json:"timeout,omitzero"`
 	// Rise and Fall are how many answers in a row change the health.
@@ -98,6 +101,7 @@ const (
 	CheckTCP  = "tcp"
 	CheckGRPC = "grpc"
 	CheckExec = "exec"
+	CheckTTL  = "ttl"
 )
 
 var templateTable = tableSpec[Template]{
@@ -120,6 +124,14 @@ func (t *Template) CheckOrDefault() HealthCheck {
 		return HealthCheck{Type: CheckNone}
 	}
 	c := *t.HealthCheck
+	if c.Type == CheckTTL {
+		// One missed heartbeat tells as much as several failed checks, and the
+		// first may take as long as any other.
+		c.TTL = c.TTL.or(c.Interval.or(10 * time.Second).Std())
+		c.Interval = c.TTL
+		c.Grace = c.Grace.or(max(30*time.Second, c.TTL.Std()))
+		c.Fall = max(c.Fall, 1)
+	}
 	c.Interval = c.Interval.or(2 * time.Second)
 	c.Timeout = c.Timeout.or(time.Second)
 	c.Grace = c.Grace.or(30 * time.Second)
@@ -214,13 +226,16 @@ func (f *fieldErrors) span(field string, d Duration, limit time.Duration) {
 }
 
 func (c *HealthCheck) validate(f *fieldErrors) {
-	types := []string{CheckNone, CheckHTTP, CheckTCP, CheckGRPC, CheckExec}
+	types := []string{CheckNone, CheckHTTP, CheckTCP, CheckGRPC, CheckExec, CheckTTL}
 	f.check(slices.Contains(types, c.Type), "healthCheck.type", "must be one of %s", strings.Join(types, ", "))
 	f.check(c.Type != CheckExec || len(c.Command) > 0, "healthCheck.command", "is required for an exec check")
 	f.check(c.Service == "" || c.Type == CheckGRPC, "healthCheck.service", "is for grpc checks only")
 	f.check(len(c.Service) <= maxGRPCService && utf8.ValidString(c.Service), "healthCheck.service", "must be at most %d bytes of UTF-8", maxGRPCService)
 	f.check(c.Path == "" || strings.HasPrefix(c.Path, "/"), "healthCheck.path", "must begin with /")
 	f.port("healthCheck.port", c.Port)
+	f.check(c.TTL == 0 || c.Type == CheckTTL, "healthCheck.ttl", "is for ttl checks only")
+	f.span("healthCheck.ttl", c.TTL, time.Hour)
+	f.check(c.TTL == 0 || c.TTL.Std() >= 100*time.Millisecond, "healthCheck.ttl", "must be at least 100ms")
 	f.span("healthCheck.interval", c.Interval, time.Hour)
 	f.span("healthCheck.timeout", c.Timeout, time.Minute)
 	f.span("healthCheck.grace", c.Grace, time.Hour)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/pacelinehq/paceline/fsm"
 	"github.com/pacelinehq/paceline/scaling/driver"
 )
@@ -69,6 +71,8 @@ type Config struct {
 	// It may be nil, and must not block.
 	Metrics func(group, instance, metric string, value float64)
 	Logger  *slog.Logger
+	// Registerer takes the agent's own series; nil for none.
+	Registerer prometheus.Registerer
 	// MaxStarts is how many instances are launched at once; 8 by default.
 	MaxStarts int
 	// SampleEvery is how often instances are measured; 2 s by default.
@@ -85,6 +89,7 @@ type Agent struct {
 	prober  *prober
 	reports *reporter
 	starts  chan struct{}
+	met     *metrics
 
 	// registered and cluster are of the newest state that shows this process's
 	// registration. Only Run uses them.
@@ -115,7 +120,7 @@ func New(cfg Config) *Agent {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger.With("part", "agent"), drivers: map[string]driver.Driver{},
-		prober: newProber(), starts: make(chan struct{}, cfg.MaxStarts), workers: map[string]*worker{},
+		prober: newProber(), starts: make(chan struct{}, cfg.MaxStarts), met: newMetrics(cfg.Registerer), workers: map[string]*worker{},
 	}
 	for _, d := range cfg.Drivers {
 		a.drivers[d.Name()] = d
@@ -318,6 +323,34 @@ func (a *Agent) Logs(ctx context.Context, id string, q driver.LogQuery) (driver.
 			WithHint("it has not been started yet, or its log was removed with it")
 	}
 	return d.Logs(ctx, id, q)
+}
+
+// Heartbeat takes what an instance of this node says about itself: nil that it
+// can serve, or an error that says why not. It returns how long that counts.
+func (a *Agent) Heartbeat(ctx context.Context, id string, failure error) (time.Duration, error) {
+	row, err := a.cfg.Cluster.State().Instances.Lookup(id)
+	if err != nil {
+		return 0, err
+	}
+	if row.State.Terminal() {
+		return 0, fsm.Errorf(fsm.Conflict, "instance", id, "is %s and takes no heartbeats", row.State)
+	}
+	t, err := a.cfg.Cluster.State().TemplateAt(row.Template, row.Version)
+	if err != nil {
+		return 0, err
+	}
+	if check := t.CheckOrDefault(); check.Type != fsm.CheckTTL {
+		return 0, fsm.Errorf(fsm.Conflict, "instance", id, "has a health check of type %q, which takes no heartbeats", check.Type).
+			WithHint("give template %s the healthCheck {\"type\": \"ttl\"} to have its instances send them", t.Name)
+	}
+	if w := a.worker(id); w != nil {
+		if c := w.checks.Load(); c != nil && c.beat(ctx, failure) {
+			a.met.heartbeats.Inc()
+			return c.spec.TTL.Std(), nil
+		}
+	}
+	return 0, fsm.Errorf(fsm.Unavailable, "instance", id, "is %s and not checked at present", row.State).
+		WithHint("send the next heartbeat when it is due")
 }
 
 // Ask makes one http, tcp or grpc check from this node, of an instance of any

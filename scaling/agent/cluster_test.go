@@ -186,6 +186,7 @@ type world struct {
 	t       *testing.T
 	driver  *fake.Driver
 	drivers []driver.Driver
+	agent   *agent.Agent
 	stop    func()
 	epoch   uint64
 
@@ -278,6 +279,7 @@ func (w *world) start() {
 			w.metrics[id+"/"+metric] = v
 		},
 	})
+	w.agent = a
 	go func() { done <- a.Run(ctx) }()
 	w.stop = func() {
 		cancel()

@@ -70,7 +70,7 @@ func merge(old, n fsm.InstanceReport) fsm.InstanceReport {
 		n.State = old.State
 	}
 	if n.Health == "" && n.State == old.State {
-		n.Health = old.Health
+		n.Health, n.HealthReason = old.Health, old.HealthReason
 	}
 	if n.Address == "" {
 		n.Address = old.Address

@@ -42,6 +42,10 @@ type worker struct {
 	// it while the instance is supervised.
 	driver  driver.Driver
 	serving atomic.Pointer[driver.Driver]
+	// checks is the instance's checker while there is one.
+	checks atomic.Pointer[checker]
+	// flaps is whether the agent counts the instance as flapping.
+	flaps bool
 }
 
 // show gives the worker its row of the present state.
@@ -220,13 +224,14 @@ func (w *worker) supervise(ctx context.Context, st driver.Status, exit <-chan dr
 		return w.watchOver(ctx, nil, exit, nil)
 	}
 	checks, stop := context.WithCancel(ctx)
-	before := w.rowOrEmpty().Health
-	c := newChecker(check, before, w.agent.prober.probe(w.driver, st, check))
-	done := make(chan struct{})
-	go func() { defer close(done); c.run(checks) }()
-	defer func() { stop(); <-done }()
+	row := w.rowOrEmpty()
+	c := newChecker(check, row, w.agent.prober.probe(w.driver, st, check))
+	w.checks.Store(c)
+	w.flapping(c.damp.held)
+	go c.run(checks)
+	defer func() { w.checks.Store(nil); stop(); <-c.done; w.flapping(false) }()
 	grace := check.Grace.Std()
-	if before != fsm.Unknown {
+	if row.Health != fsm.Unknown {
 		grace = -1 // an earlier process of this node saw it healthy
 	}
 	timer, cancel := after(grace)
@@ -415,16 +420,6 @@ func (w *worker) reportRunning(st driver.Status, check fsm.HealthCheck) {
 	if !same || (r.Health != "" && row.Health != r.Health) {
 		w.report(r)
 	}
-}
-
-// reportHealth carries the state running as well: a change of health that
-// comes late must not touch an instance that drains already.
-func (w *worker) reportHealth(c *checker, e edge) {
-	r := fsm.InstanceReport{State: fsm.Running, Health: e.health, Reason: "its health check passes"}
-	if e.err != nil {
-		r.Reason = fmt.Sprintf("%d health checks in a row failed: %s", c.spec.Fall, e.err.Error())
-	}
-	w.report(r)
 }
 
 // template is that of the row, or an empty one whose defaults serve an orphan.
