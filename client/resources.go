@@ -129,6 +129,12 @@ func (c *Client) PushMetrics(ctx context.Context, group string, req MetricsReque
 	return send[Accepted](ctx, c, http.MethodPost, path("groups", group, "metrics"), req, opts)
 }
 
+// SendHeartbeat says for an instance with a ttl check whether it can serve. Any
+// node takes it.
+func (c *Client) SendHeartbeat(ctx context.Context, instance string, beat Heartbeat, opts ...Option) (*HeartbeatTaken, error) {
+	return send[HeartbeatTaken](ctx, c, http.MethodPut, path("instances", instance, "health"), beat, opts)
+}
+
 // PutPolicy creates or replaces a policy of a group.
 func (c *Client) PutPolicy(ctx context.Context, p fsm.Policy, opts ...Option) (*fsm.Policy, error) {
 	return send[fsm.Policy](ctx, c, http.MethodPut, path("groups", p.Group, "policies", p.Name), p, opts)

@@ -100,6 +100,26 @@ type Member struct {
 	LastContactMs int64 `json:"lastContactMs"`
 }
 
+// Heartbeat is what an instance with a ttl check says about itself.
+type Heartbeat struct {
+	// Status is "pass" or "fail".
+	Status string `json:"status"`
+	// Output says why, for people; the state keeps the beginning of it.
+	Output string `json:"output,omitempty"`
+}
+
+// The statuses of a [Heartbeat].
+const (
+	HeartbeatPass = "pass"
+	HeartbeatFail = "fail"
+)
+
+// HeartbeatTaken is the answer to a [Heartbeat].
+type HeartbeatTaken struct {
+	// TTL is how long it counts: the next one is due before.
+	TTL fsm.Duration `json:"ttl"`
+}
+
 // Quorum says how far the cluster is from losing its ability to write.
 type Quorum struct {
 	Voters  int `json:"voters"`

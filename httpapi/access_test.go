@@ -39,7 +39,7 @@ var access = map[string]httpapi.Access{
 	"list-policies": httpapi.Viewer, "get-policy": httpapi.Viewer, "put-policy": httpapi.Operator, "delete-policy": httpapi.Operator,
 	"list-decisions": httpapi.Viewer, "list-activities": httpapi.Viewer, "push-metrics": httpapi.Operator,
 	"list-instances": httpapi.Viewer, "list-group-instances": httpapi.Viewer, "get-instance": httpapi.Viewer,
-	"stop-instance": httpapi.Operator, "get-instance-logs": httpapi.Viewer,
+	"stop-instance": httpapi.Operator, "send-heartbeat": httpapi.Operator, "get-instance-logs": httpapi.Viewer,
 	"list-nodes": httpapi.Viewer, "get-node": httpapi.Viewer, "drain-node": httpapi.Operator, "undrain-node": httpapi.Operator,
 	"leave-node": httpapi.Admin, "remove-node": httpapi.Admin,
 	"get-cluster": httpapi.Viewer, "transfer-leadership": httpapi.Admin, "save-snapshot": httpapi.Admin, "restore-snapshot": httpapi.Admin,

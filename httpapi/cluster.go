@@ -68,6 +68,12 @@ type LogChunk struct {
 	Ended bool
 }
 
+// Heartbeats takes what instances say about their own health, on whatever node
+// they run.
+type Heartbeats interface {
+	Heartbeat(ctx context.Context, instance string, beat client.Heartbeat) (client.HeartbeatTaken, error)
+}
+
 // LogSource reads the logs of instances, on whatever node they run.
 type LogSource interface {
 	Logs(ctx context.Context, instance string, q LogQuery) (LogChunk, error)

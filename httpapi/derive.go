@@ -127,6 +127,9 @@ func instanceEvent(c fsm.Change, i *fsm.Instance) (client.Event, bool) {
 		e.Message = fmt.Sprintf("instance %s of group %s is %s on node %s%s", i.ID, i.Group, i.State, i.Node, because(i.Reason))
 	case old.Health != i.Health && i.Health != fsm.Unknown:
 		e.Type = "instance." + string(i.Health)
+		if i.HealthReason == fsm.HealthFlapping {
+			e.Type = "instance." + fsm.HealthFlapping
+		}
 		e.Message = fmt.Sprintf("instance %s of group %s is %s%s", i.ID, i.Group, i.Health, because(i.Reason))
 	default:
 		return e, false

@@ -33,6 +33,8 @@ func instanceRoutes() []*route {
 		{id: "stop-instance", method: http.MethodDelete, path: one, tag: tag, summary: "Drain an instance, then end it",
 			access: Operator, write: true, answer: fsm.Instance{}, status: http.StatusAccepted, handle: stopInstance,
 			query: []param{{name: "reason", kind: "string", doc: "Why; it is shown in the group's activities."}}},
+		{id: "send-heartbeat", method: http.MethodPut, path: one + "/health", tag: tag, summary: "Say for an instance with a ttl check whether it can serve",
+			access: Operator, body: client.Heartbeat{}, answer: client.HeartbeatTaken{}, handle: sendHeartbeat},
 		{id: "get-instance-logs", method: http.MethodGet, path: one + "/logs", tag: tag, summary: "Read an instance's output",
 			access: Viewer, stream: true, produces: "text/plain", handle: instanceLogs,
 			query: []param{
@@ -103,6 +105,36 @@ func stopInstance(c *call) error {
 	}
 	c.etag(i.Revision)
 	return c.json(http.StatusAccepted, i)
+}
+
+// sendHeartbeat hands what an instance says about itself to its node.
+func sendHeartbeat(c *call) error {
+	var beat client.Heartbeat
+	if err := c.body(&beat, nil); err != nil {
+		return err
+	}
+	i, err := c.s.cfg.Cluster.State().Instances.Lookup(c.param("instance"))
+	if err != nil {
+		return err
+	}
+	f := &faults{}
+	if beat.Status != client.HeartbeatPass && beat.Status != client.HeartbeatFail {
+		f.add("status", "must be %q or %q", client.HeartbeatPass, client.HeartbeatFail)
+	}
+	if len(beat.Output) > MaxHeartbeatOutput {
+		f.add("output", "has %d bytes, at most %d are allowed", len(beat.Output), MaxHeartbeatOutput)
+	}
+	if len(f.list) > 0 {
+		return &fsm.Error{Kind: fsm.Invalid, Noun: "heartbeat", Key: i.ID, Message: "is not valid", Fields: f.list}
+	}
+	if c.s.cfg.Heartbeats == nil {
+		return unavailable("does not take heartbeats")
+	}
+	taken, err := c.s.cfg.Heartbeats.Heartbeat(c.ctx, i.ID, beat)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, taken)
 }
 
 // instanceLogs sends the log in chunks: once, or for as long as the instance

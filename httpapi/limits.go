@@ -15,6 +15,8 @@ const (
 	MaxPage     = 1000
 	// MaxSamples is how many samples one request may push.
 	MaxSamples = 1000
+	// MaxHeartbeatOutput is how much an instance may say in a heartbeat.
+	MaxHeartbeatOutput = 4 << 10
 	// routeAttempts is how often a session is routed again because its
 	// instance has ended meanwhile.
 	routeAttempts = 3

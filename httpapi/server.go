@@ -37,6 +37,8 @@ type Config struct {
 	Metrics MetricsSink
 	// Logs reads instances' logs; nil refuses them as unavailable.
 	Logs LogSource
+	// Heartbeats takes those of instances; nil refuses them as unavailable.
+	Heartbeats Heartbeats
 	// Sessions assigns sessions; nil proposes a command for each.
 	Sessions Sessions
 	// SessionData keeps what shared sessions hold; nil keeps it in the

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/pacelinehq/paceline/client"
 	"github.com/pacelinehq/paceline/fsm"
@@ -81,6 +82,30 @@ func (s *Sink) Samples() []client.MetricSample {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]client.MetricSample(nil), s.samples...)
+}
+
+// Hearts takes every heartbeat and remembers it.
+type Hearts struct {
+	// Err refuses heartbeats.
+	Err error
+
+	mu    sync.Mutex
+	beats []string
+}
+
+// Heartbeat implements httpapi.Heartbeats.
+func (h *Hearts) Heartbeat(_ context.Context, instance string, beat client.Heartbeat) (client.HeartbeatTaken, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.beats = append(h.beats, strings.TrimSpace(instance+" "+beat.Status+" "+beat.Output))
+	return client.HeartbeatTaken{TTL: fsm.Duration(10 * time.Second)}, h.Err
+}
+
+// Beats returns what was sent: instance, status and output of each.
+func (h *Hearts) Beats() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]string(nil), h.beats...)
 }
 
 // Logs serves a fixed text as the log of every instance.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -21,7 +22,7 @@ func instanceView(a *app) view[fsm.Instance] {
 			{title: "NODE", cell: func(i *fsm.Instance) string { return i.Node }},
 			{title: "ZONE", wide: true, cell: func(i *fsm.Instance) string { return dash(i.Zone) }},
 			{title: "STATE", cell: func(i *fsm.Instance) string { return string(i.State) }},
-			{title: "HEALTH", cell: func(i *fsm.Instance) string { return string(i.Health) }},
+			{title: "HEALTH", cell: func(i *fsm.Instance) string { return cmp.Or(i.HealthReason, string(i.Health)) }},
 			{title: "TEMPLATE", wide: true, cell: func(i *fsm.Instance) string { return fmt.Sprintf("%s v%d", i.Template, i.Version) }},
 			{title: "ADDRESS", cell: func(i *fsm.Instance) string { return dash(i.Address) }},
 			{title: "PID", wide: true, cell: func(i *fsm.Instance) string { return strconv.Itoa(i.PID) }},
@@ -32,7 +33,7 @@ func instanceView(a *app) view[fsm.Instance] {
 }
 
 func instanceCommand(a *app) *cobra.Command {
-	return noun("instance", "One running copy on one node", instanceList(a), instanceGet(a), instanceStop(a), instanceLogs(a))
+	return noun("instance", "One running copy on one node", instanceList(a), instanceGet(a), instanceStop(a), instanceLogs(a), instanceHeartbeat(a))
 }
 
 func instanceList(a *app) *cobra.Command {
@@ -98,6 +99,26 @@ func instanceStop(a *app) *cobra.Command {
 		})
 	cmd.Flags().StringVar(&reason, "reason", "", "why; shown in the group's activities")
 	wait = waitFlag(cmd, "the instance has ended")
+	return a.live(cmd, instanceIDs)
+}
+
+func instanceHeartbeat(a *app) *cobra.Command {
+	var failure string
+	cmd := a.verb("heartbeat ID", "Say for an instance with a ttl check that it can serve, or not",
+		"paceline instance heartbeat $PACELINE_INSTANCE --endpoints $PACELINE_API\n"+
+			"paceline instance heartbeat 01J8… --fail 'the queue is stuck'", exactly(1),
+		func(ctx context.Context, c *client.Client, args []string) error {
+			beat := client.Heartbeat{Status: client.HeartbeatPass}
+			if failure != "" {
+				beat = client.Heartbeat{Status: client.HeartbeatFail, Output: failure}
+			}
+			taken, err := c.SendHeartbeat(ctx, args[0], beat)
+			if err != nil {
+				return err
+			}
+			return a.said("instance %s: taken; the next one is due within %s", args[0], taken.TTL)
+		})
+	cmd.Flags().StringVar(&failure, "fail", "", "that it can not serve, and why")
 	return a.live(cmd, instanceIDs)
 }
 

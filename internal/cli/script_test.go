@@ -58,7 +58,7 @@ func setup(e *testscript.Env) error {
 	serve := func(tokenFile string) (*httptest.Server, error) {
 		s, err := httpapi.New(httpapi.Config{
 			Node: "n1", Version: "test", Cluster: cluster, Status: cluster.Status,
-			Metrics: &httpapitest.Sink{}, Logs: httpapitest.Logs{Text: "one\ntwo\nthree\n"}, TokenFile: tokenFile,
+			Metrics: &httpapitest.Sink{}, Logs: httpapitest.Logs{Text: "one\ntwo\nthree\n"}, Heartbeats: &httpapitest.Hearts{}, TokenFile: tokenFile,
 		})
 		if err != nil {
 			return nil, err

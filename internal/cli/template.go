@@ -29,7 +29,7 @@ func templateView(a *app) view[fsm.Template] {
 			{title: "MEMORY", cell: func(t *fsm.Template) string { return limit(float64(t.Resources.MemoryMiB), "MiB") }},
 			{title: "CHECK", wide: true, cell: func(t *fsm.Template) string {
 				check := t.CheckOrDefault()
-				return strings.TrimSpace(check.Type + " " + check.Path)
+				return strings.TrimSpace(check.Type + " " + check.Path + check.Service)
 			}},
 			{title: "AGE", cell: func(t *fsm.Template) string { return a.age(t.CreatedAt) }},
 			{title: "REVISION", wide: true, cell: func(t *fsm.Template) string { return strconv.FormatUint(t.Revision, 10) }},
@@ -56,6 +56,8 @@ func templatePut(a *app) *cobra.Command {
 	var cmd *cobra.Command
 	cmd = a.verb("put [NAME]", "Create a template or make its next version",
 		"paceline template put web --command @sample --cpu 0.2 --memory 64 --check-http /healthz\n"+
+			"paceline template put cart --command /usr/bin/cart --check grpc --check-service shop.Cart\n"+
+			"paceline template put worker --command /usr/bin/worker --check ttl --check-ttl 15s\n"+
 			"paceline template put web -f web.yaml\n"+
 			"paceline template get web -o yaml | sed s/v1/v2/ | paceline template put -f -",
 		checked(cobra.MaximumNArgs(1)),
@@ -85,7 +87,7 @@ func templatePut(a *app) *cobra.Command {
 			return showOne(a, a.Out, templateView(a), t)
 		})
 	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML or JSON file, - for standard input; flags win over it")
-	cmd.Flags().StringVar(&check, "check-http", "", "path of an HTTP health check")
+	cmd.Flags().StringVar(&check, "check-http", "", "path of an HTTP health check; the same as --check http with a path")
 	f.text(cmd, "driver", "driver", "what runs it; process by default")
 	f.text(cmd, "command", "command", "absolute path of the executable, or @sample")
 	f.list(cmd, "arg", "args", "an argument of the command; may be repeated")
@@ -95,6 +97,11 @@ func templatePut(a *app) *cobra.Command {
 	f.number(cmd, "cpu", "resources.cpu", "cores of one instance")
 	f.integer(cmd, "memory", "resources.memoryMiB", "MiB of one instance")
 	f.integer(cmd, "port", "networking.port", "fixed port; a free one by default")
+	f.text(cmd, "check", "healthCheck.type", "type of the health check: http, tcp, grpc, exec, ttl or none")
+	f.text(cmd, "check-service", "healthCheck.service", "service that a grpc check asks for; the whole server by default")
+	f.list(cmd, "check-command", "healthCheck.command", "path and arguments of an exec check; once for each")
+	f.integer(cmd, "check-port", "healthCheck.port", "port to check; the instance's own by default")
+	f.span(cmd, "check-ttl", "healthCheck.ttl", "time that a heartbeat of a ttl check counts; 10s by default")
 	f.span(cmd, "check-interval", "healthCheck.interval", "time between health checks")
 	f.span(cmd, "check-grace", "healthCheck.grace", "time that a new instance has to become healthy")
 	f.span(cmd, "stop-grace", "stop.grace", "time between draining and the signal")

@@ -165,6 +165,15 @@ func (n *Node) publicAPI() string {
 	return net.JoinHostPort(host, port)
 }
 
+// instanceAPI is where the instances of this node find its API; empty without
+// one.
+func (n *Node) instanceAPI() string {
+	if n.env.NoAPI {
+		return ""
+	}
+	return "http://" + n.publicAPI()
+}
+
 // instanceHost is the address that instances listen on: the node's own, as the
 // other nodes reach it.
 func (n *Node) instanceHost() string {
@@ -201,7 +210,7 @@ func (n *Node) newDriver() (err error) {
 		}
 		d, err := process.New(process.Config{
 			Dir: filepath.Join(n.cfg.DataDir, "instances"), Allow: n.cfg.Allow, Host: n.instanceHost(),
-			PortMin: from, PortMax: to, SelfArgs: n.cfg.SampleArgs, Node: n.row.Resources, Logger: n.log,
+			PortMin: from, PortMax: to, SelfArgs: n.cfg.SampleArgs, Node: n.row.Resources, API: n.instanceAPI(), Logger: n.log,
 		})
 		if err != nil {
 			return err
@@ -229,7 +238,7 @@ func (n *Node) newLoops() error {
 	view := n.view()
 	n.agent = agent.New(agent.Config{
 		Node: n.cfg.Name, Incarnation: n.row.Incarnation, Cluster: view, Drivers: []driver.Driver{n.driver},
-		Metrics: n.measured, Logger: n.log, SampleEvery: min(maxSampleEvery, n.cfg.EvaluationInterval/2),
+		Metrics: n.measured, Logger: n.log, Registerer: n.reg, SampleEvery: min(maxSampleEvery, n.cfg.EvaluationInterval/2),
 	})
 	newID := func() string { return ulid.Make().String() }
 	watcher := scaling.NewNodeWatcher(scaling.NodeWatcherConfig{Log: n.log, Metrics: metrics}, view, view)
@@ -260,7 +269,7 @@ func (n *Node) newAPI() (err error) {
 	}
 	n.api, err = httpapi.New(httpapi.Config{
 		Node: n.cfg.Name, Version: n.cfg.Version, Cluster: n.cluster, Status: n.status, Explain: n.explain,
-		Ready: n.ready, Metrics: n, Logs: n, Sessions: n.sessions, Registerer: n.reg, Gatherer: n.reg,
+		Ready: n.ready, Metrics: n, Logs: n, Heartbeats: n, Sessions: n.sessions, Registerer: n.reg, Gatherer: n.reg,
 		TokenFile: n.cfg.TokenFile, Logger: n.log,
 	})
 	return err

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 const (
 	callSamples = "samples"
 	callLogs    = "logs"
+	callBeat    = "heartbeat"
 )
 
 // maxPulls bounds the nodes that are asked for samples at the same time.
@@ -32,6 +34,11 @@ type logsRequest struct {
 	Query    httpapi.LogQuery `json:"query"`
 }
 
+type beatRequest struct {
+	Instance string           `json:"instance"`
+	Beat     client.Heartbeat `json:"beat"`
+}
+
 // handlePeers answers the other nodes.
 func (n *Node) handlePeers() {
 	n.cluster.Handle(callSamples, func(_ context.Context, raw []byte) ([]byte, error) {
@@ -40,6 +47,17 @@ func (n *Node) handlePeers() {
 			return nil, err
 		}
 		return json.Marshal(n.samples.Since(time.Now().Add(-req.Within)))
+	})
+	n.cluster.Handle(callBeat, func(ctx context.Context, raw []byte) ([]byte, error) {
+		var req beatRequest
+		if err := json.Unmarshal(raw, &req); err != nil {
+			return nil, err
+		}
+		taken, err := n.localBeat(ctx, req.Instance, req.Beat)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(taken)
 	})
 	n.cluster.Handle(callLogs, func(ctx context.Context, raw []byte) ([]byte, error) {
 		var req logsRequest
@@ -131,6 +149,37 @@ func (n *Node) Logs(ctx context.Context, instance string, q httpapi.LogQuery) (c
 	}
 	err = json.Unmarshal(answer, &chunk)
 	return chunk, err
+}
+
+// Heartbeat implements [httpapi.Heartbeats]: the node that runs the instance
+// takes it. What has ended is told here: its node may be gone.
+func (n *Node) Heartbeat(ctx context.Context, instance string, beat client.Heartbeat) (taken client.HeartbeatTaken, err error) {
+	i, err := n.cluster.State().Instances.Lookup(instance)
+	if err != nil {
+		return taken, err
+	}
+	if i.Node == n.cfg.Name || i.State.Terminal() {
+		return n.localBeat(ctx, instance, beat)
+	}
+	raw, err := json.Marshal(beatRequest{Instance: instance, Beat: beat})
+	if err != nil {
+		return taken, err
+	}
+	answer, err := n.cluster.Call(ctx, i.Node, callBeat, raw)
+	if err != nil {
+		return taken, err
+	}
+	err = json.Unmarshal(answer, &taken)
+	return taken, err
+}
+
+func (n *Node) localBeat(ctx context.Context, instance string, beat client.Heartbeat) (client.HeartbeatTaken, error) {
+	var failure error
+	if beat.Status != client.HeartbeatPass {
+		failure = errors.New(cmp.Or(beat.Output, "the instance says so"))
+	}
+	ttl, err := n.agent.Heartbeat(ctx, instance, failure)
+	return client.HeartbeatTaken{TTL: fsm.Duration(ttl)}, err
 }
 
 const logPoll = 100 * time.Millisecond

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -69,6 +70,15 @@ func serve(ctx context.Context, env func(string) string, out io.Writer) error {
 		return err
 	}
 	a := newApp(env)
+	beats, err := newHeart(env)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	beating, stop := context.WithCancel(ctx)
+	var heart sync.WaitGroup
+	defer heart.Wait()
+	defer stop()
+	heart.Go(func() { beats.run(beating, a, out) })
 	s := &http.Server{
 		Handler: a.routes(), ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeaderBytes,
 		IdleTimeout: time.Minute,

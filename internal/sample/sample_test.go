@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strconv"
@@ -45,7 +46,7 @@ func (r *running) Write(b []byte) (int, error) {
 	return r.out.Write(b)
 }
 
-func start(t *testing.T) *running {
+func start(t *testing.T, env ...string) *running {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -57,6 +58,7 @@ func start(t *testing.T) *running {
 	self, _ := os.Executable()
 	r := &running{cmd: exec.Command(self), url: "http://" + addr, done: make(chan error, 1)}
 	r.cmd.Env = []string{beSample + "=1", "PORT=" + port, "PACELINE_INSTANCE=i1", "PACELINE_GROUP=web", "PACELINE_ZONE=a", "PACELINE_NODE=n1"}
+	r.cmd.Env = append(r.cmd.Env, env...)
 	r.cmd.Stdout = r
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -210,4 +212,36 @@ func rss(t *testing.T, pid int) int64 {
 	}
 	pages, _ := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
 	return pages * int64(os.Getpagesize()) / 1024
+}
+
+// TestHeartbeats: the sample says to its node that it serves, or does not, and
+// refuses a configuration that could not work.
+func TestHeartbeats(t *testing.T) {
+	beats := make(chan string, 100)
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		select {
+		case beats <- r.Method + " " + r.URL.Path + " " + r.Header.Get("Authorization") + " " + string(body):
+		default:
+		}
+		_, _ = io.WriteString(w, `{"ttl":"10s"}`)
+	}))
+	defer api.Close()
+	r := start(t, "HEARTBEAT=100ms", "PACELINE_API="+api.URL, "PACELINE_TOKEN=secret")
+	const good = `PUT /v1/instances/i1/health Bearer secret {"status":"pass"}`
+	if got := <-beats; got != good {
+		t.Errorf("got %q", got)
+	}
+	r.post(t, "/fail")
+	eventually(t, "it says that it fails", func() bool {
+		return <-beats == `PUT /v1/instances/i1/health Bearer secret {"output":"not serving","status":"fail"}`
+	})
+	for _, env := range []string{"HEARTBEAT=soon", "HEARTBEAT=1ms", "HEARTBEAT=1s"} {
+		name, value, _ := strings.Cut(env, "=")
+		var out bytes.Buffer
+		code := sample.Main(t.Context(), nil, func(k string) string { return map[string]string{name: value, "PORT": "0"}[k] }, &out)
+		if code != 1 || !strings.Contains(out.String(), "sample: HEARTBEAT is ") {
+			t.Errorf("%s: status %d, %q", env, code, out.String())
+		}
+	}
 }

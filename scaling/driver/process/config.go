@@ -45,6 +45,9 @@ type Config struct {
 
 	// Host is the address on which instances listen; 127.0.0.1 by default.
 	Host string
+	// API is the base URL of this node's API, which instances find in
+	// PACELINE_API; "" for none.
+	API string
 	// PortMin and PortMax are the ports that instances get, inclusive.
 	PortMin, PortMax int
 

@@ -22,9 +22,10 @@ func marks(dir, id string) []string {
 const workDir = "work"
 
 // environment is all that an instance sees of its surroundings: a minimum, the
-// template's own, and what only the node knows. Nothing of the node's own
+// template's own, and what only the node knows: api is the base URL of its API.
+// Nothing of the node's own
 // environment is in it, so that no credential leaks into what users run.
-func environment(s driver.Spec, address, home string) []string {
+func environment(s driver.Spec, address, home, api string) []string {
 	env := map[string]string{
 		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME": home,
@@ -46,6 +47,9 @@ func environment(s driver.Spec, address, home string) []string {
 		"PACELINE_NODE":     s.Node,
 		"PACELINE_DIR":      home,
 	})
+	if api != "" {
+		env["PACELINE_API"] = api
+	}
 	if s.UserData != "" {
 		env["PACELINE_USER_DATA"] = s.UserData
 	}

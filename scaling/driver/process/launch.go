@@ -106,7 +106,7 @@ func (d *Driver) launch(i *instance, s driver.Spec) (err error) {
 	}
 	group, limits := d.cgroups.create(s.ID, s.Resources)
 	undo.add(func() { removeCgroups(group) })
-	i.env = environment(s, hostPort(d.cfg.Host, port), home)
+	i.env = environment(s, hostPort(d.cfg.Host, port), home, d.cfg.API)
 	i.rec = record{
 		ID: s.ID, Group: s.Group, Term: s.Term, Step: intent, Argv: argv, Resources: s.Resources,
 		Host: d.cfg.Host, Port: port, StartedAt: now(), Boot: bootID(), Cgroup: group, Limits: limits,

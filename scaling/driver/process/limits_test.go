@@ -127,7 +127,7 @@ func TestABrokenExecutableIsAnErrorAndNotACrash(t *testing.T) {
 
 func TestTheEnvironmentIsClean(t *testing.T) {
 	t.Setenv("SECRET_OF_THE_NODE", "x")
-	n := open(t)
+	n := open(t, func(c *process.Config) { c.API = "http://127.0.0.1:7700" })
 	s := sample("a", "env")
 	s.Environment = map[string]string{"LANG": "de_DE", "APP": "1", "PACELINE_INSTANCE": "another", "PORT": "1"}
 	s.UserData = "hi"
@@ -135,7 +135,7 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 	out := n.output(t, "a", "hello")
 	_, port, _ := strings.Cut(st.Address, ":")
 	for _, want := range []string{
-		"PACELINE_INSTANCE=a\n", "PACELINE_GROUP=web\n", "PACELINE_ZONE=a\n", "PACELINE_NODE=n1\n", "PACELINE_USER_DATA=hi\n",
+		"PACELINE_INSTANCE=a\n", "PACELINE_GROUP=web\n", "PACELINE_ZONE=a\n", "PACELINE_NODE=n1\n", "PACELINE_USER_DATA=hi\n", "PACELINE_API=http://127.0.0.1:7700\n",
 		"PORT=" + port + "\n", "PACELINE_ADDRESS=127.0.0.1\n", "LANG=de_DE\n", "APP=1\n", "PATH=/", "TZ=",
 		"PACELINE_DIR=" + filepath.Join(n.cfg.Dir, "a", "work") + "\n", "HOME=" + filepath.Join(n.cfg.Dir, "a", "work") + "\n", "wd=" + filepath.Join(n.cfg.Dir, "a", "work") + "\n",
 	} {
