@@ -83,7 +83,7 @@ func BenchmarkExplain(b *testing.B) {
 	st := s.State()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := scaling.Explain(st, "g005", st.Time(), scaling.Limits{}); err != nil {
+		if _, err := scaling.Explain(st, "g005", st.Time(), scaling.Limits{}, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

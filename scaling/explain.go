@@ -17,7 +17,10 @@ type GroupExplanation struct {
 	Running   int `json:"running"`
 	Healthy   int `json:"healthy"`
 	Unhealthy int `json:"unhealthy"`
-	Draining  int `json:"draining"`
+	// Doubted instances are unhealthy for their own node, but answer another
+	// one, and are not replaced.
+	Doubted  int `json:"doubted,omitempty"`
+	Draining int `json:"draining"`
 	// Failures is the number of failures in a row; LastFailure is the reason
 	// of the newest, and NextLaunchAt the end of the back-off, if one holds.
 	Failures     int       `json:"failures,omitempty"`
@@ -32,12 +35,13 @@ type GroupExplanation struct {
 
 // Explain says how a group stands and what it waits for. It works on any
 // node's state: it makes the plan that the leader would make, and reads it.
-func Explain(s *fsm.State, group string, now time.Time, lim Limits) (GroupExplanation, error) {
+// spared is what [Reconciler.Doubted] says on the leader.
+func Explain(s *fsm.State, group string, now time.Time, lim Limits, spared map[string]string) (GroupExplanation, error) {
 	g, err := s.Groups.Lookup(group)
 	if err != nil {
 		return GroupExplanation{}, err
 	}
-	p := Planner{Limits: lim.withDefaults(), NewID: func() string { return "" }}
+	p := Planner{Limits: lim.withDefaults(), NewID: func() string { return "" }, Spared: spared}
 	f := NewFleet(s, now, nil)
 	before := newView(f, g, p)
 	plan := p.planGroup(f, g)
@@ -61,6 +65,9 @@ func (e *GroupExplanation) count(v *view) {
 		}
 		if sick(i) {
 			e.Unhealthy++
+			if v.Spared[i.ID] != "" && v.fleet.ready(i.Node) {
+				e.Doubted++
+			}
 		}
 	}
 	for _, i := range v.leaving {
@@ -85,7 +92,8 @@ func (e *GroupExplanation) sentence(v *view, now time.Time) string {
 	unknown := e.Running - e.Healthy - e.Unhealthy
 	say(unknown > 0, "%d not checked yet", unknown)
 	say(e.Unhealthy > 0, "%d unhealthy", e.Unhealthy)
-	moving := len(v.leaving) - e.Unhealthy
+	say(e.Doubted > 0, "%d of them not replaced, because another node gets good answers", e.Doubted)
+	moving := len(v.leaving) - sickIn(v.leaving)
 	say(moving > 0 && !v.group.Deleting, "%d to be moved off their node", moving)
 	say(e.Draining > 0 && !v.group.Deleting, "%d draining", e.Draining)
 	say(e.Unplaced > 0, "%d can not be placed: %s", e.Unplaced, e.UnplacedReason)

@@ -19,6 +19,10 @@ const (
 	// parallelProposals lets the cluster commit proposals of different
 	// groups together.
 	parallelProposals = 16
+	// parallelQuestions is how many unhealthy instances are asked at once, and
+	// questionMargin what a question may take beyond the check's own timeout.
+	parallelQuestions = 64
+	questionMargin    = 2 * time.Second
 	// maxMetrics is the most metrics of a group that a decision may carry.
 	maxMetrics = 32
 	// maxNodesNamed bounds the node names in a placement's reason.

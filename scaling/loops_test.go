@@ -191,7 +191,7 @@ func TestCrashLoop(t *testing.T) {
 		if rows := c.State().Instances.Len(); rows > 21 {
 			t.Errorf("%d rows are kept", rows)
 		}
-		e, err := scaling.Explain(c.State(), "web", time.Now(), scaling.Limits{})
+		e, err := scaling.Explain(c.State(), "web", time.Now(), scaling.Limits{}, nil)
 		if err != nil || !strings.Contains(e.Sentence, "0 of 1 running; next launch in ") || !strings.Contains(e.Sentence, "exit status 1") {
 			t.Errorf("explained as %q, %v", e.Sentence, err)
 		}
@@ -382,6 +382,7 @@ func TestMetricsAreAllThereAtZero(t *testing.T) {
 		"paceline_scaling_late_collections_total": 1, "paceline_scaling_launches_total": 1, "paceline_scaling_replacements_total": 1,
 		"paceline_scaling_drains_total": 1, "paceline_scaling_nodes_down_total": 1, "paceline_scaling_loop_failures_total": 3,
 		"paceline_scaling_reconcile_seconds": 1, "paceline_scaling_backoff_groups": 1,
+		"paceline_scaling_confirmations_total": 3, "paceline_scaling_doubted_instances": 1,
 	}
 	if !maps.Equal(series, want) {
 		t.Errorf("got %v\nwant %v", series, want)

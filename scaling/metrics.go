@@ -19,6 +19,8 @@ type Metrics struct {
 	drains       prometheus.Counter
 	nodesDown    prometheus.Counter
 	failures     *prometheus.CounterVec
+	questions    *prometheus.CounterVec
+	doubted      prometheus.Gauge
 	passes       prometheus.Histogram
 	backoffs     prometheus.Gauge
 }
@@ -28,6 +30,13 @@ const (
 	outcomeOut  = "scale_out"
 	outcomeIn   = "scale_in"
 	outcomeNone = "none"
+)
+
+// Answers to a question, as label values.
+const (
+	answerGood = "good"
+	answerBad  = "bad"
+	answerNone = "nobody_asked"
 )
 
 // Loops, as label values.
@@ -61,6 +70,12 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		drains:       counter("drains_total", "Instances told to drain."),
 		nodesDown:    counter("nodes_down_total", "Nodes declared down."),
 		failures:     vec("loop_failures_total", "Proposals of the leader's loops that failed, by loop.", "loop", loopReconciler, loopAutoscaler, loopNodeWatcher),
+		questions: vec("confirmations_total", "Unhealthy instances that another node has asked before their replacement, by what they said.",
+			"answer", answerGood, answerBad, answerNone),
+		doubted: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "paceline_scaling_doubted_instances",
+			Help: "Unhealthy instances that are not replaced because they answer another node, or are being asked.",
+		}),
 		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "paceline_scaling_reconcile_seconds", Help: "Time to plan a reconcile pass.",
 			Buckets: prometheus.ExponentialBuckets(0.00025, 4, 8),
@@ -71,7 +86,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	}
 	for _, c := range []prometheus.Collector{
 		m.evaluations, m.decisions, m.proposals, m.late, m.launches, m.replacements,
-		m.drains, m.nodesDown, m.failures, m.passes, m.backoffs,
+		m.drains, m.nodesDown, m.failures, m.questions, m.doubted, m.passes, m.backoffs,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -98,6 +113,17 @@ func (m *Metrics) planned(p *Plan, took time.Duration) {
 		}
 	}
 	m.backoffs.Set(float64(held))
+}
+
+func (m *Metrics) asked(by string, err error) {
+	answer := answerGood
+	switch {
+	case by == "":
+		answer = answerNone
+	case err != nil:
+		answer = answerBad
+	}
+	m.questions.WithLabelValues(answer).Inc()
 }
 
 func (m *Metrics) carriedOut(c fsm.Command) {

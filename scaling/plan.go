@@ -19,6 +19,9 @@ type Planner struct {
 	InFlight func(instance string) float64
 	// Avoid names nodes that get no new instances, and says why.
 	Avoid map[string]string
+	// Spared are unhealthy instances that keep their place: another node says
+	// that they answer (its name is the value), or is still asking ("").
+	Spared map[string]string
 }
 
 // Plan is what one reconcile pass wants done.

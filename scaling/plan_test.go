@@ -159,6 +159,31 @@ func TestPlanReplacesTheUnhealthyBeforeItDrains(t *testing.T) {
 	}
 }
 
+// TestPlanSparesTheDoubted: an instance that another node has found good, or is
+// asking still, keeps its place, but not on a node that is emptied, and not
+// when somebody has to go anyhow.
+func TestPlanSparesTheDoubted(t *testing.T) {
+	for _, by := range []string{"n3", ""} {
+		s := newScene(t, group("web", 3, 1, 4))
+		s.step(0)
+		s.settle()
+		sick := s.in(fsm.Running)[0]
+		s.report("", fsm.Unhealthy, "", sick)
+		plan := func() scaling.Plan {
+			st := s.State()
+			return scaling.Planner{Term: 1, NewID: s.id, Spared: map[string]string{sick.ID: by}}.Plan(st, st.Time())
+		}
+		s.want("commands", len(plan().Commands()), 0)
+		s.must(t, fsm.SetDesired{Group: "web", To: 2})
+		stop, ok := plan().Commands()[0].(fsm.StopInstances)
+		if !ok || !slices.Equal(stop.Instances, []string{sick.ID}) {
+			t.Errorf("the scale-in gave %+v", stop)
+		}
+		s.must(t, fsm.SetDesired{Group: "web", To: 3}, fsm.DrainNode{Node: sick.Node, Drain: true})
+		s.want("launches when its node is drained", plan().Groups[0].Launches, 1)
+	}
+}
+
 func TestPlanDrainsFirstAtTheMaximum(t *testing.T) {
 	s := newScene(t, group("web", 8, 1, 8))
 	s.step(0)
@@ -424,7 +449,7 @@ func TestExplain(t *testing.T) {
 	explain := func(after time.Duration) scaling.GroupExplanation {
 		t.Helper()
 		st := s.State()
-		e, err := scaling.Explain(st, "web", st.Time().Add(after), scaling.Limits{})
+		e, err := scaling.Explain(st, "web", st.Time().Add(after), scaling.Limits{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -443,6 +468,11 @@ func TestExplain(t *testing.T) {
 	says("3 of 3 running")
 	s.report("", fsm.Unhealthy, "", s.in(fsm.Running)[0])
 	says("3 of 3 running; 1 unhealthy")
+	spared := map[string]string{s.in(fsm.Running)[0].ID: "n3"}
+	e, err := scaling.Explain(s.State(), "web", s.State().Time(), scaling.Limits{}, spared)
+	if want := "3 of 3 running; 1 unhealthy; 1 of them not replaced, because another node gets good answers"; err != nil || e.Sentence != want {
+		t.Errorf("got  %q, %v\nwant %q", e.Sentence, err, want)
+	}
 	s.report("", fsm.Healthy, "", s.in(fsm.Running)[0])
 	s.report(fsm.Failed, "", "exit status 1", s.in(fsm.Running)[0])
 	says("2 of 3 running; next launch in 1s after 1 failure: exit status 1")
@@ -454,7 +484,7 @@ func TestExplain(t *testing.T) {
 	}
 	s.must(t, fsm.DeleteGroup{Group: "web"})
 	says("being deleted; 2 instances left")
-	if _, err := scaling.Explain(s.State(), "nope", noon, scaling.Limits{}); fsm.KindOf(err) != fsm.NotFound {
+	if _, err := scaling.Explain(s.State(), "nope", noon, scaling.Limits{}, nil); fsm.KindOf(err) != fsm.NotFound {
 		t.Errorf("an unknown group gives %v", err)
 	}
 }

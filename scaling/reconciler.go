@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pacelinehq/paceline/fsm"
@@ -25,6 +26,12 @@ type ReconcilerConfig struct {
 	// InFlight is how many requests an instance has: of those that a scale-in
 	// may choose, the one with the fewest goes. Nil when nothing is known.
 	InFlight func(instance string) float64
+	// Witness confirms that an unhealthy instance fails before it is replaced;
+	// nil believes its node. AskEvery is the least time between two questions
+	// about an instance, and DoubtFor how long one that answers is kept.
+	Witness  Witness
+	AskEvery time.Duration
+	DoubtFor time.Duration
 	Log      *slog.Logger
 	Metrics  *Metrics
 }
@@ -37,11 +44,13 @@ type ReconcilerConfig struct {
 //
 // A pass reads one state, plans, and proposes. Events only wake it; nothing is
 // carried from one pass to the next but the index that the state must have
-// reached for its own last proposals to be visible.
+// reached for its own last proposals to be visible, and what other nodes say
+// about unhealthy instances.
 type Reconciler struct {
 	cfg     ReconcilerConfig
 	cluster Cluster
 	nodes   Liveness
+	doubts  atomic.Pointer[doubts] // of the term that runs
 }
 
 // NewReconciler returns a reconciler. nodes may be nil when nothing is known
@@ -50,6 +59,8 @@ func NewReconciler(cfg ReconcilerConfig, cluster Cluster, nodes Liveness) *Recon
 	cfg.Every = orDefault(cfg.Every, 5*time.Second)
 	cfg.Debounce = orDefault(cfg.Debounce, 10*time.Millisecond)
 	cfg.Retry = orDefault(cfg.Retry, 500*time.Millisecond)
+	cfg.AskEvery = orDefault(cfg.AskEvery, 30*time.Second)
+	cfg.DoubtFor = orDefault(cfg.DoubtFor, 10*time.Minute)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -66,11 +77,13 @@ func (r *Reconciler) Run(ctx context.Context, term uint64) error {
 	events := make(chan struct{}, 1)
 	var watcher sync.WaitGroup
 	watcher.Go(func() { r.watch(ctx, events) })
-	defer watcher.Wait()
-	defer cancel()
+	d := newDoubts(r.cfg, func() { notify(events) })
+	r.doubts.Store(d)
+	defer r.doubts.CompareAndSwap(d, nil)
+	defer func() { cancel(); watcher.Wait(); d.wg.Wait() }()
 	var seen uint64
 	for {
-		next, err := r.pass(ctx, term, &seen)
+		next, err := r.pass(ctx, term, d, &seen)
 		if err != nil {
 			return err
 		}
@@ -98,7 +111,7 @@ func (r *Reconciler) wait(ctx context.Context, events <-chan struct{}, d time.Du
 
 // pass makes one plan and carries it out. It returns how long to wait for the
 // next one. seen is the index of the loop's own newest proposal.
-func (r *Reconciler) pass(ctx context.Context, term uint64, seen *uint64) (time.Duration, error) {
+func (r *Reconciler) pass(ctx context.Context, term uint64, d *doubts, seen *uint64) (time.Duration, error) {
 	s := r.cluster.State()
 	if err := superseded(s, term); err != nil {
 		return 0, err
@@ -108,7 +121,9 @@ func (r *Reconciler) pass(ctx context.Context, term uint64, seen *uint64) (time.
 		return r.cfg.Debounce, nil
 	}
 	began := time.Now()
-	planner := Planner{Limits: r.cfg.Limits, Term: term, NewID: r.cfg.NewID, InFlight: r.cfg.InFlight, Avoid: r.silent(s)}
+	planner := Planner{
+		Limits: r.cfg.Limits, Term: term, NewID: r.cfg.NewID, InFlight: r.cfg.InFlight, Avoid: r.silent(s), Spared: d.look(ctx, s, began),
+	}
 	plan := planner.Plan(s, logTime(s))
 	r.cfg.Metrics.planned(&plan, time.Since(began))
 	index, err := r.carryOut(ctx, &plan)
@@ -125,6 +140,16 @@ func (r *Reconciler) pass(ctx context.Context, term uint64, seen *uint64) (time.
 		return r.cfg.Every, nil
 	}
 	return max(0, min(r.cfg.Every, plan.Wake.Sub(logTime(s)))), nil
+}
+
+// Doubted names the unhealthy instances that are not replaced, and the node
+// that they answer, or "" while they are being asked. It is empty where the
+// reconciler does not run.
+func (r *Reconciler) Doubted() map[string]string {
+	if d := r.doubts.Load(); d != nil {
+		return d.current()
+	}
+	return nil
 }
 
 // silent names the ready nodes that do not answer: they get no new instances

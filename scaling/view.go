@@ -16,8 +16,8 @@ type view struct {
 	template *fsm.Template
 	all      []*fsm.Instance
 
-	// usable instances are those that the group can count on, now or soon;
-	// leaving ones are active, but unhealthy or on a node that is being
+	// usable instances are those that the group can count on, now or soon, or
+	// that are spared; leaving ones are active, but unhealthy or on a node that is being
 	// emptied; ending ones drain or stop; ended ones are rows only.
 	usable, leaving, ending, ended []*fsm.Instance
 	out                            GroupPlan
@@ -34,7 +34,7 @@ func newView(f *Fleet, g *fsm.Group, p Planner) *view {
 			v.ended = append(v.ended, i)
 		case !i.State.Active():
 			v.ending = append(v.ending, i)
-		case sick(i) || !f.ready(i.Node):
+		case !f.ready(i.Node) || sick(i) && !v.spared(i):
 			v.leaving = append(v.leaving, i)
 		default:
 			v.usable = append(v.usable, i)
@@ -44,7 +44,22 @@ func newView(f *Fleet, g *fsm.Group, p Planner) *view {
 	return v
 }
 
+func (v *view) spared(i *fsm.Instance) bool {
+	_, yes := v.Spared[i.ID]
+	return yes
+}
+
 func sick(i *fsm.Instance) bool { return i.State == fsm.Running && i.Health == fsm.Unhealthy }
+
+// sickIn counts the unhealthy ones.
+func sickIn(list []*fsm.Instance) (n int) {
+	for _, i := range list {
+		if sick(i) {
+			n++
+		}
+	}
+	return n
+}
 
 func serves(i *fsm.Instance) bool { return i.State == fsm.Running && i.Health == fsm.Healthy }
 

@@ -43,6 +43,9 @@ type Environment struct {
 	Storage cluster.Storage
 	// Driver runs the instances instead of processes.
 	Driver driver.Driver
+	// Witness asks instances of other nodes before they are replaced, instead
+	// of this node.
+	Witness scaling.Witness
 	// NoAPI leaves the HTTP API out.
 	NoAPI bool
 	// Timing changes the timers of the profile; nil leaves them.
@@ -60,21 +63,23 @@ type Cluster interface {
 
 // Node is one running `paceline agent`.
 type Node struct {
-	cfg      Config
-	env      Environment
-	base     *slog.Logger // without the name, for those who add it themselves
-	log      *slog.Logger
-	row      fsm.Node // what the node registers
-	reg      *prometheus.Registry
-	cluster  *cluster.Cluster
-	driver   driver.Driver
-	agent    *agent.Agent
-	samples  *scaling.Store
-	api      *httpapi.Server
-	proxy    *proxy.Proxy     // nil when traffic is off
-	sessions *session.Manager // nil without the API
-	dns      *dnsServer       // nil when it is off
-	listen   net.Listener
+	cfg     Config
+	env     Environment
+	base    *slog.Logger // without the name, for those who add it themselves
+	log     *slog.Logger
+	row     fsm.Node // what the node registers
+	reg     *prometheus.Registry
+	cluster *cluster.Cluster
+	driver  driver.Driver
+	agent   *agent.Agent
+	samples *scaling.Store
+	// reconciler is asked which instances it spares.
+	reconciler *scaling.Reconciler
+	api        *httpapi.Server
+	proxy      *proxy.Proxy     // nil when traffic is off
+	sessions   *session.Manager // nil without the API
+	dns        *dnsServer       // nil when it is off
+	listen     net.Listener
 
 	registered atomic.Bool
 	stop       context.CancelFunc
@@ -245,10 +250,10 @@ func (n *Node) newLoops() error {
 	autoscaler := scaling.NewAutoscaler(scaling.AutoscalerConfig{
 		Interval: n.cfg.EvaluationInterval, Log: n.log, Metrics: metrics,
 	}, view, n)
-	reconciler := scaling.NewReconciler(scaling.ReconcilerConfig{
-		NewID: newID, InFlight: autoscaler.InFlight, Log: n.log, Metrics: metrics,
+	n.reconciler = scaling.NewReconciler(scaling.ReconcilerConfig{
+		NewID: newID, InFlight: autoscaler.InFlight, Witness: n.witness(), Log: n.log, Metrics: metrics,
 	}, view, view)
-	n.cluster.WhileLeader("reconciler", reconciler.Run)
+	n.cluster.WhileLeader("reconciler", n.reconciler.Run)
 	n.cluster.WhileLeader("node watcher", watcher.Run)
 	n.cluster.WhileLeader("autoscaler", autoscaler.Run)
 	n.cluster.WhileLeader("session keeper", session.NewKeeper(n.cluster, n.log).Run)

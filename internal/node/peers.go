@@ -20,6 +20,8 @@ const (
 	callSamples = "samples"
 	callLogs    = "logs"
 	callBeat    = "heartbeat"
+	callAsk     = "ask"    // whether an instance can serve
+	callDoubts  = "doubts" // which unhealthy instances the leader spares
 )
 
 // maxPulls bounds the nodes that are asked for samples at the same time.
@@ -41,6 +43,7 @@ type beatRequest struct {
 
 // handlePeers answers the other nodes.
 func (n *Node) handlePeers() {
+	n.handleQuestions()
 	n.cluster.Handle(callSamples, func(_ context.Context, raw []byte) ([]byte, error) {
 		var req samplesRequest
 		if err := json.Unmarshal(raw, &req); err != nil {

@@ -31,7 +31,8 @@ func (n *Node) status() client.ClusterStatus {
 
 // explain says in a sentence why a group is as it is.
 func (n *Node) explain(group string) string {
-	e, err := scaling.Explain(n.cluster.State(), group, time.Now(), scaling.DefaultLimits())
+	s := n.cluster.State()
+	e, err := scaling.Explain(s, group, time.Now(), scaling.DefaultLimits(), n.doubted(s, group))
 	if err != nil {
 		return ""
 	}
