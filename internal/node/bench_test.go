@@ -25,30 +25,7 @@ import (
 // them proxies, and the API with those.
 func threeNodes(b *testing.B, traffic bool) []*node.Node {
 	b.Helper()
-	dir := b.TempDir()
-	var joins, peers []string
-	for range 3 {
-		joins, peers = append(joins, freeAddr(b)), append(peers, freeAddr(b))
-	}
-	var nodes []*node.Node
-	for k := range 3 {
-		cfg := node.Config{
-			Name: fmt.Sprintf("n%d", k+1), DataDir: filepath.Join(dir, fmt.Sprint(k)), PeerAddr: peers[k], GossipAddr: joins[k],
-			BootstrapExpect: 3, Join: joins, Logger: slog.New(slog.DiscardHandler), LogStore: "wal",
-			APIAddr: "127.0.0.1:0", TrafficAddr: "127.0.0.1:0",
-		}
-		n, err := node.New(cfg.WithDefaults(), node.Environment{NoAPI: !traffic, Driver: fake.New("process", fake.Hooks{})})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() { _ = n.Stop(context.Background()) })
-		nodes = append(nodes, n)
-	}
-	for _, n := range nodes {
-		if err := n.Start(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-	}
+	nodes := startNodes(b, traffic)
 	c := nodes[0].Cluster()
 	must := func(cmd fsm.Command) {
 		b.Helper()
@@ -74,7 +51,37 @@ func threeNodes(b *testing.B, traffic bool) []*node.Node {
 	return nodes
 }
 
-func freeAddr(b *testing.B) string {
+// startNodes runs a cluster of three nodes with nothing in it.
+func startNodes(b testing.TB, traffic bool) []*node.Node {
+	b.Helper()
+	dir := b.TempDir()
+	var joins, peers []string
+	for range 3 {
+		joins, peers = append(joins, freeAddr(b)), append(peers, freeAddr(b))
+	}
+	var nodes []*node.Node
+	for k := range 3 {
+		cfg := node.Config{
+			Name: fmt.Sprintf("n%d", k+1), DataDir: filepath.Join(dir, fmt.Sprint(k)), PeerAddr: peers[k], GossipAddr: joins[k],
+			BootstrapExpect: 3, Join: joins, Logger: slog.New(slog.DiscardHandler), LogStore: "wal",
+			APIAddr: "127.0.0.1:0", TrafficAddr: "127.0.0.1:0",
+		}
+		n, err := node.New(cfg.WithDefaults(), node.Environment{NoAPI: !traffic, Driver: fake.New("process", fake.Hooks{})})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = n.Stop(context.Background()) })
+		nodes = append(nodes, n)
+	}
+	for _, n := range nodes {
+		if err := n.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return nodes
+}
+
+func freeAddr(b testing.TB) string {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
