@@ -19,6 +19,8 @@ const (
 	defaultStarts = 8
 	// maxChecks is how many health checks run at once.
 	maxChecks = 64
+	// maxQuestions is how many instances are asked at once for the leader.
+	maxQuestions = 64
 	// maxBatch is how many reports one command carries.
 	maxBatch = 256
 	// maxReason is the most bytes of a reason that the state keeps.
@@ -358,7 +360,7 @@ func (a *Agent) Heartbeat(ctx context.Context, id string, failure error) (time.D
 func (a *Agent) Ask(ctx context.Context, address string, c fsm.HealthCheck) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout.Std())
 	defer cancel()
-	return a.prober.inTurn(ctx, func(ctx context.Context) error { return a.prober.ask(ctx, address, c) })
+	return inTurn(ctx, a.prober.questions, func(ctx context.Context) error { return a.prober.ask(ctx, address, c) })
 }
 
 // pause waits, and reports whether ctx still lives.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,6 +171,33 @@ func TestGRPCChecksReadNoMoreThanTheyMust(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	<-ended
+}
+
+// TestQuestionsDoNotHoldUpChecks: instances of other nodes that hang take none
+// of the slots that this node's own need.
+func TestQuestionsDoNotHoldUpChecks(t *testing.T) {
+	const many = 64 // as many as are asked at once
+	arrived := make(chan struct{}, many)
+	addr := httpServer(t, false, func(_ http.ResponseWriter, r *http.Request) {
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	})
+	c := withTemplate(t, func(tpl *fsm.Template) { tpl.HealthCheck.Interval = fsm.Duration(100 * time.Millisecond) })
+	n := startReal(t, c, node)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for range many {
+		wg.Go(func() {
+			_ = n.agent.Ask(ctx, addr, fsm.HealthCheck{Type: fsm.CheckHTTP, Path: "/", Timeout: fsm.Duration(time.Minute)})
+		})
+	}
+	for range many {
+		<-arrived
+	}
+	c.must(t, fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
+	c.becomes(t, "i1", fsm.Running, fsm.Healthy)
 }
 
 // TestAGRPCCheckOfAnInstance goes all the way: template, agent, state.

@@ -25,16 +25,19 @@ const userAgent = "paceline-health-check"
 // prober asks instances whether they can serve. A check goes to the address
 // that the driver gave the instance and nowhere else: no proxy, no redirect.
 type prober struct {
-	slots  chan struct{}
-	client *http.Client
-	h2c    *http.Client
-	dialer net.Dialer
+	slots chan struct{}
+	// questions are the slots of checks that the leader asks for: instances
+	// that hang elsewhere must not hold up the checks of this node's own.
+	questions chan struct{}
+	client    *http.Client
+	h2c       *http.Client
+	dialer    net.Dialer
 }
 
 func newProber() *prober {
 	return &prober{
 		slots: make(chan struct{}, maxChecks),
-		h2c:   newGRPCClient(),
+		h2c:   newGRPCClient(), questions: make(chan struct{}, maxQuestions),
 		client: &http.Client{
 			Transport: &http.Transport{
 				Proxy: nil, DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxProbeHeader,
@@ -52,14 +55,14 @@ func (p *prober) close() {
 // probe returns the check of an instance as a function.
 func (p *prober) probe(d driver.Driver, st driver.Status, c fsm.HealthCheck) func(context.Context) error {
 	ask := p.check(d, st, c)
-	return func(ctx context.Context) error { return p.inTurn(ctx, ask) }
+	return func(ctx context.Context) error { return inTurn(ctx, p.slots, ask) }
 }
 
 // inTurn makes a check when it is one of the few that run at once.
-func (p *prober) inTurn(ctx context.Context, ask func(context.Context) error) error {
+func inTurn(ctx context.Context, slots chan struct{}, ask func(context.Context) error) error {
 	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	case <-ctx.Done():
 		return errors.New("too many health checks wait on this node")
 	}

@@ -71,6 +71,7 @@ type real struct {
 	*cluster
 	name   string
 	driver *process.Driver
+	agent  *agent.Agent
 	cfg    process.Config
 	epoch  uint64
 	cancel context.CancelFunc
@@ -103,6 +104,7 @@ func (n *real) start(t testing.TB) {
 	n.epoch++
 	n.must(t, fsm.RegisterNode{Node: fsm.Node{Name: n.name, Incarnation: n.epoch, Drivers: []string{"process"}}})
 	a := agent.New(agent.Config{Node: n.name, Incarnation: n.epoch, Cluster: n.cluster, Drivers: []driver.Driver{d}})
+	n.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel, n.done = cancel, make(chan error, 1)
 	go func() { n.done <- a.Run(ctx) }()
