@@ -18,6 +18,7 @@ var commands = []commandEntry{
 	entry[DeleteGroup](),
 	entry[RemoveGroup](),
 	entry[SetDesired](),
+	entry[WakeGroup](),
 
 	entry[LaunchInstances](),
 	entry[StopInstances](),

@@ -47,6 +47,8 @@ func goldenLog(t *testing.T) []fsm.LogEntry {
 			fsm.PutGroup{Group: fsm.Group{Name: "gone", Template: "web", MaxSize: 1}}, fsm.DeleteGroup{Group: "gone"}, fsm.RemoveGroup{Group: "gone"},
 			fsm.DeletePolicy{Group: "web", Policy: "up"}, fsm.RemoveNode{Node: "n1"}),
 		goldenSessions(t, node),
+		entryOf(t, 6,
+			fsm.PutGroup{Group: fsm.Group{Name: "idle", Template: "web", MaxSize: 2}}, fsm.WakeGroup{Group: "idle"}),
 	}
 }
 

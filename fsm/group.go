@@ -30,9 +30,12 @@ type Group struct {
 	Deleting bool `json:"deleting,omitempty"`
 	// LastScaledAt is the log time of the last change of Desired.
 	LastScaledAt time.Time `json:"lastScaledAt,omitzero"`
-	CreatedAt    time.Time `json:"createdAt"`
-	UpdatedAt    time.Time `json:"updatedAt"`
-	Revision     uint64    `json:"revision"`
+	// WokenAt is the log time at which a request last brought the group up
+	// from 0.
+	WokenAt   time.Time `json:"wokenAt,omitzero"`
+	CreatedAt time.Time `json:"createdAt"`
+	UpdatedAt time.Time `json:"updatedAt"`
+	Revision  uint64    `json:"revision"`
 }
 
 var groupTable = tableSpec[Group]{
@@ -138,12 +141,13 @@ func (c PutGroup) Apply(tx *Tx) (any, error) {
 // storeGroup writes a checked group over the old one, which may be nil. The
 // same description again changes nothing.
 func (tx *Tx) storeGroup(g, old *Group) *Group {
-	g.Deleting, g.CreatedAt, g.UpdatedAt, g.LastScaledAt = false, tx.Meta.Time, tx.Meta.Time, time.Time{}
+	g.Deleting, g.CreatedAt, g.UpdatedAt = false, tx.Meta.Time, tx.Meta.Time
+	g.LastScaledAt, g.WokenAt = time.Time{}, time.Time{}
 	if old == nil {
 		tx.record(g.Name, Activity{Type: ActivityCreated, To: g.Desired, Cause: "the group was created"})
 		return put(tx, &tx.State.Groups, g)
 	}
-	g.CreatedAt, g.LastScaledAt, g.Revision = old.CreatedAt, old.LastScaledAt, old.Revision
+	g.CreatedAt, g.LastScaledAt, g.WokenAt, g.Revision = old.CreatedAt, old.LastScaledAt, old.WokenAt, old.Revision
 	same := *g
 	same.UpdatedAt = old.UpdatedAt
 	if reflect.DeepEqual(&same, old) {
@@ -291,6 +295,42 @@ func (tx *Tx) setDesired(g *Group, from *int, to int, cause, policy string) (*Gr
 		g.Desired, g.LastScaledAt, g.UpdatedAt = to, tx.Meta.Time, tx.Meta.Time
 	}), nil
 }
+
+// WakeGroup brings a group at size 0 up, because a request waits for an
+// instance of it. Any node proposes it, and many may at once: where there is
+// nothing to wake it changes nothing and is no error.
+type WakeGroup struct {
+	Group string `json:"group"`
+}
+
+// Name implements [Command].
+func (WakeGroup) Name() string { return "WakeGroup" }
+
+// Apply implements [Command]; its value is the [*Group].
+func (c WakeGroup) Apply(tx *Tx) (any, error) {
+	g, err := tx.Groups.Lookup(c.Group)
+	if err != nil {
+		return nil, err
+	}
+	if !g.Asleep() {
+		return g, nil
+	}
+	tx.record(g.Name, Activity{Type: ActivityScaled, To: wokenSize, Cause: "woken by a request"})
+	return edit(tx, &tx.State.Groups, g, func(g *Group) {
+		g.Desired = wokenSize
+		g.LastScaledAt, g.WokenAt, g.UpdatedAt = tx.Meta.Time, tx.Meta.Time, tx.Meta.Time
+	}), nil
+}
+
+// wokenSize is the size that a group wakes to: policies make it more.
+const wokenSize = 1
+
+// Asleep reports whether the group has size 0 and a request may wake it.
+func (g *Group) Asleep() bool { return g.Desired == 0 && g.MaxSize >= wokenSize && !g.Deleting }
+
+// Closed reports whether the group is to have no instance whatever is asked of
+// it: it may have none at most, or is being deleted.
+func (g *Group) Closed() bool { return g.MaxSize == 0 || g.Deleting }
 
 func sizeMessage(to int, g *Group) string {
 	return Errorf(Invalid, "", "", "is %d, outside [minSize %d, maxSize %d]", to, g.MinSize, g.MaxSize).Message

@@ -37,6 +37,7 @@ func drawCommand(t *rapid.T, k int) fsm.Command {
 		fsm.DeleteGroup{Group: group},
 		fsm.RemoveGroup{Group: group},
 		fsm.SetDesired{Group: group, To: size},
+		fsm.WakeGroup{Group: group},
 		fsm.LaunchInstances{Group: group, Term: 1, Launches: []fsm.Launch{{ID: inst, Node: node}}},
 		fsm.StopInstances{Instances: []string{inst}},
 		fsm.ReportInstances{Node: node, NodeIncarnation: inc, Reports: []fsm.InstanceReport{{

@@ -174,7 +174,8 @@ func groupEvent(c fsm.Change, g *fsm.Group) (client.Event, bool) {
 		return e, false // its activity tells
 	}
 	same := *g
-	same.Desired, same.LastScaledAt, same.UpdatedAt, same.Revision = old.Desired, old.LastScaledAt, old.UpdatedAt, old.Revision
+	same.Desired, same.LastScaledAt, same.WokenAt = old.Desired, old.LastScaledAt, old.WokenAt
+	same.UpdatedAt, same.Revision = old.UpdatedAt, old.Revision
 	if reflect.DeepEqual(&same, old) {
 		return e, false // only its size has changed
 	}

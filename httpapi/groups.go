@@ -60,7 +60,7 @@ func getGroup(c *call) error {
 // edited and put back.
 func clearGroup(g *fsm.Group) {
 	g.Revision, g.Deleting = 0, false
-	g.CreatedAt, g.UpdatedAt, g.LastScaledAt = time.Time{}, time.Time{}, time.Time{}
+	g.CreatedAt, g.UpdatedAt, g.LastScaledAt, g.WokenAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 }
 
 func putGroup(c *call) error {

@@ -162,7 +162,7 @@ type note struct {
 
 var notes = map[string]note{
 	"Template": {readOnly: []string{"version", "createdAt", "revision"}, required: []string{"driver"}},
-	"Group": {readOnly: []string{"deleting", "lastScaledAt", "createdAt", "updatedAt", "revision"},
+	"Group": {readOnly: []string{"deleting", "lastScaledAt", "wokenAt", "createdAt", "updatedAt", "revision"},
 		required: []string{"template", "minSize", "maxSize"}},
 	"Policy": {readOnly: []string{"lastTriggeredAt", "revision"}, required: []string{"metric", "operator", "threshold", "direction", "adjustment"},
 		enums: map[string][]any{

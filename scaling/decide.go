@@ -54,6 +54,11 @@ func Decide(in Inputs) fsm.Decision {
 		q := &d.Proposals[winner]
 		q.Verdict, d.Winner = fsm.VerdictWon, q.Policy
 		d.To, d.Clamps = clampSize(q.Size, g)
+		if d.To == 0 && g.Desired > 0 && in.Now.Sub(g.WokenAt) < wakeHold {
+			// Its first instance may not even serve the request that woke it.
+			d.To = 1
+			d.Clamps = append(d.Clamps, fsm.Clamp{Limit: "wokenAt", From: 0, To: d.To})
+		}
 	}
 	explainDecision(&d, winner, g)
 	return d

@@ -49,6 +49,11 @@ func web(desired int) *fsm.Group {
 	return &fsm.Group{Name: "web", Template: "app", MinSize: 1, MaxSize: 10, Desired: desired}
 }
 
+// woken is a group at size 1 that a request has woken so long ago.
+func woken(ago time.Duration) *fsm.Group {
+	return edited(web(1), func(g *fsm.Group) { g.MinSize, g.WokenAt = 0, noon.Add(-ago) })
+}
+
 func cpu(v float64) map[string]float64 { return map[string]float64{"cpu": v} }
 
 func TestDecide(t *testing.T) {
@@ -127,6 +132,21 @@ func TestDecide(t *testing.T) {
 			name: "clamped to minSize",
 			in:   scaling.Inputs{Group: web(2), Policies: []*fsm.Policy{down(1, 5)}, Metrics: cpu(1)},
 			to:   1, winner: "down", verdicts: []fsm.Verdict{fsm.VerdictWon}, says: "minSize allows 1",
+		}, {
+			name: "a group that was just woken is not put back to 0",
+			in:   scaling.Inputs{Group: woken(59 * time.Second), Policies: []*fsm.Policy{down(1, 1)}, Metrics: cpu(1)},
+			to:   1, winner: "down", verdicts: []fsm.Verdict{fsm.VerdictWon}, says: "no change: down: cpu is 1, below 30 for 1 of 1 evaluations; proposes 0, wokenAt allows 1",
+		}, {
+			name: "one that was woken a while ago is",
+			in:   scaling.Inputs{Group: woken(time.Minute), Policies: []*fsm.Policy{down(1, 1)}, Metrics: cpu(1)},
+			to:   0, winner: "down", verdicts: []fsm.Verdict{fsm.VerdictWon}, says: "scale in from 1 to 0",
+		}, {
+			name: "cooldown since a request woke the group",
+			in: scaling.Inputs{
+				Group:    edited(woken(2*time.Minute), func(g *fsm.Group) { g.LastScaledAt = g.WokenAt }),
+				Policies: []*fsm.Policy{edited(down(1, 1), func(p *fsm.Policy) { p.Cooldown = fsm.Duration(5 * time.Minute) })}, Metrics: cpu(1),
+			},
+			to: 1, verdicts: []fsm.Verdict{fsm.VerdictCooldown}, says: "cooldown for another 3m0s",
 		}, {
 			name: "out beats in",
 			in: scaling.Inputs{Group: web(5), Policies: []*fsm.Policy{

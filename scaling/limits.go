@@ -27,6 +27,9 @@ const (
 	maxMetrics = 32
 	// maxNodesNamed bounds the node names in a placement's reason.
 	maxNodesNamed = 3
+	// wakeHold is how long a group that a request has woken is not put back to
+	// 0: its instance has to start, and the metrics have to show the request.
+	wakeHold = time.Minute
 	// inFluxShare: when a group is at its maximum, at most one in this many
 	// of its instances (and at least one) is given up before its replacement
 	// exists.

@@ -25,7 +25,7 @@ func (n *Node) newProxy() error {
 		return err
 	}
 	cfg := proxy.Config{
-		Zone: n.cfg.Zone, Cluster: n.cluster, Sessions: n.sessions, Addr: n.cfg.TrafficAddr, Trusted: trusted,
+		Zone: n.cfg.Zone, Cluster: n.cluster, Proposer: n.cluster, Sessions: n.sessions, Addr: n.cfg.TrafficAddr, Trusted: trusted,
 		ProxyProtocol: n.cfg.ProxyProtocol, AccessLog: n.cfg.AccessLog, Registerer: n.reg, Logger: n.log,
 	}
 	if n.cfg.TrafficCert != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,10 @@ type cluster struct {
 	routed  uint64 // the last entry that concerns routing
 	log     []fsm.ChangeSet
 	changed chan struct{}
-	lost    bool // there is no quorum: Propose fails
+	lost    atomic.Bool // there is no quorum: Propose fails
+	// before, when given, is asked before a command is proposed: it may refuse
+	// it, or let it wait. It is set before the proxy runs.
+	before func(ctx context.Context, c fsm.Command) error
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -60,44 +64,49 @@ func (c *cluster) Watch(ctx context.Context, from uint64) iter.Seq2[fsm.ChangeSe
 	}
 }
 
-// lose takes the quorum away, or gives it back.
-func (c *cluster) lose(lost bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.lost = lost
-}
-
-// Propose implements session.Cluster.
-func (c *cluster) Propose(_ context.Context, cmd fsm.Command) (fsm.Result, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.lost {
-		return fsm.Result{}, fsm.Errorf(fsm.NoLeader, "cluster", "", "has no leader")
-	}
-	out := c.applyLocked(cmd)
-	return out.Results[0], out.Errs[0]
-}
-
-// apply applies commands as one entry, which must succeed.
+// apply applies commands as one entry, none of which may fail.
 func (c *cluster) apply(list ...fsm.Command) {
 	c.t.Helper()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, err := range c.applyLocked(list...).Errs {
+	out, err := c.enter(list...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, err := range out.Errs {
 		if err != nil {
 			c.t.Fatal(err)
 		}
 	}
 }
 
-// applyLocked needs mu.
-func (c *cluster) applyLocked(list ...fsm.Command) fsm.Outcome {
-	c.t.Helper()
+// lose takes the quorum away, or gives it back.
+func (c *cluster) lose(lost bool) { c.lost.Store(lost) }
+
+// Propose implements proxy.Proposer and session.Cluster.
+func (c *cluster) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
+	if c.lost.Load() {
+		return fsm.Result{}, fsm.Errorf(fsm.NoLeader, "cluster", "", "has no leader")
+	}
+	if c.before != nil {
+		if err := c.before(ctx, cmd); err != nil {
+			return fsm.Result{}, err
+		}
+	}
+	out, err := c.enter(cmd)
+	if err != nil {
+		return fsm.Result{}, err
+	}
+	return out.Results[0], out.Errs[0]
+}
+
+// enter makes commands the next entry.
+func (c *cluster) enter(list ...fsm.Command) (fsm.Outcome, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var sealed []fsm.Envelope
 	for _, cmd := range list {
 		env, err := fsm.Seal(cmd, "test", "")
 		if err != nil {
-			c.t.Fatal(err)
+			return fsm.Outcome{}, err
 		}
 		sealed = append(sealed, env)
 	}
@@ -105,7 +114,7 @@ func (c *cluster) applyLocked(list ...fsm.Command) fsm.Outcome {
 	e := fsm.Entry{Time: time.Unix(int64(c.index), 0).UTC(), Commands: sealed}
 	out, err := c.m.Apply([]fsm.LogEntry{{Index: c.index, Term: 1, Data: e.Encode()}})
 	if err != nil {
-		c.t.Fatal(err)
+		return fsm.Outcome{}, err
 	}
 	c.log = append(c.log, fsm.ChangeSet{Index: c.index, Time: e.Time, Changes: out[0].Changes})
 	for _, ch := range out[0].Changes {
@@ -115,7 +124,17 @@ func (c *cluster) applyLocked(list ...fsm.Command) fsm.Outcome {
 	}
 	close(c.changed)
 	c.changed = make(chan struct{})
-	return out[0]
+	return out[0], nil
+}
+
+// desired is the size of a group.
+func (c *cluster) desired(group string) int {
+	c.t.Helper()
+	g, err := c.State().Groups.Lookup(group)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return g.Desired
 }
 
 // serve gives a group a service; nil takes it away.

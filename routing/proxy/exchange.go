@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -287,10 +286,14 @@ func (x *exchange) failed(fail *failure) bool {
 
 // unserved answers a request for which there is no instance.
 func (x *exchange) unserved() bool {
-	return x.own(answer{
+	a := answer{
 		status: http.StatusServiceUnavailable, code: "unavailable", message: "no instance of the service can take the request",
 		retryAfter: time.Second,
-	})
+	}
+	if x.from.p.hopeless(x.t) {
+		a.message = "the service is to have no instances: its group has maxSize 0 or is being deleted"
+	}
+	return x.own(a)
 }
 
 // own sends an answer of the proxy itself.
@@ -344,50 +347,36 @@ func (x *exchange) choose() (int, *upstream) {
 	return x.await()
 }
 
-// await holds a request until there is an instance for it: the group may be
-// starting from nothing, or every instance may be full.
-func (x *exchange) await() (int, *upstream) {
-	limit := x.t.spec.Timeouts.Queue.Std()
-	ctx, cancel := context.WithTimeout(x.from.p.life, limit)
-	defer cancel()
-	q := &x.t.queue
-	for ctx.Err() == nil {
-		turn := q.join(x.t.spec.Limits.MaxQueue)
-		if turn == nil {
-			x.t.events.queueFull.Add(1)
-			return -1, nil
-		}
-		// Between the pick that found nothing and joining, an instance may
-		// have become free.
-		k, u := x.retarget()
-		if u != nil || k == goneTarget {
-			q.leave(turn)
-			return k, u
-		}
-		x.t.events.queued.Add(1)
-		select {
-		case <-turn:
-			if k, u = x.retarget(); u != nil || k == goneTarget {
-				return k, u
-			}
-		case <-ctx.Done():
-			q.leave(turn)
-		}
-	}
-	x.t.events.queueTimeouts.Add(1)
-	return -1, nil
+// await holds a request until there is an instance for it.
+func (x *exchange) await() (k int, u *upstream) {
+	k = -1
+	x.from.p.hold(x.t, func(woken bool) bool {
+		k, u = x.retarget(woken)
+		return u != nil || k == goneTarget || x.session.refuse
+	})
+	return k, u
 }
 
 // goneTarget is the place of an instance of a service that is there no more.
 const goneTarget = -2
 
-// retarget takes the service as the newest plan has it, and picks again.
-func (x *exchange) retarget() (int, *upstream) {
+// retarget takes the service as the newest plan has it, and picks again. A
+// sticky session that has waited gets its place first: its very first request
+// would else go to an instance that the next one does not.
+func (x *exchange) retarget(woken bool) (int, *upstream) {
 	t := x.from.p.plan.Load().targets[x.t.group]
 	if t == nil {
 		return goneTarget, nil
 	}
 	x.t = t
+	if woken {
+		if u := x.ofSession(); u != nil || x.session.refuse {
+			if u != nil {
+				u.stats.inflight.Add(1)
+			}
+			return -1, u
+		}
+	}
 	x.w.pick.Tried = x.w.tried[:0:maxAttempts]
 	return x.t.pick(&x.w.pick)
 }

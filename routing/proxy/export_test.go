@@ -18,6 +18,10 @@ func (p *Proxy) Waits(head, warm, drain, relisten time.Duration) {
 	}
 }
 
+// WakeEvery shortens the time between two commands that wake a group. It is
+// called before Run.
+func (p *Proxy) WakeEvery(d time.Duration) { p.waits.wake = d }
+
 // ReadInterrupted interrupts a body and reads it then, as an upload does that
 // was about to read.
 func ReadInterrupted(nc net.Conn) error {
@@ -69,7 +73,7 @@ func (p *Proxy) Event(group, name string) uint64 {
 	e := &p.plan.Load().targets[group].events
 	return map[string]uint64{
 		"retry": e.retries.Load(), "over_budget": e.noBudget.Load(), "ejection": e.ejections.Load(), "capped": e.ejectionCapped.Load(),
-		"queued": e.queued.Load(), "queue_full": e.queueFull.Load(), "queue_timeout": e.queueTimeouts.Load(), "client_gone": e.clientGone.Load(),
+		"queued": e.queued.Load(), "queue_full": e.queueFull.Load(), "queue_timeout": e.queueTimeouts.Load(), "wake": e.wakes.Load(), "client_gone": e.clientGone.Load(),
 		"too_large": e.tooLarge.Load(), "upgrade": e.upgrades.Load(), "hedge": e.hedges.Load(), "bad_cookie": e.badCookies.Load(),
 	}[name]
 }

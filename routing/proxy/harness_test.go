@@ -61,6 +61,20 @@ func withWaits(head, warm, drain, relisten time.Duration) option {
 	}
 }
 
+// withWake makes the cluster wake groups, not more often than every; before
+// is asked before each command.
+func withWake(every time.Duration, before func(context.Context, fsm.Command) error) option {
+	return func(c *proxy.Config, start *func(*proxy.Proxy)) {
+		cl := c.Cluster.(*cluster)
+		cl.before, c.Proposer = before, cl
+		then := *start
+		*start = func(p *proxy.Proxy) {
+			then(p)
+			p.WakeEvery(every)
+		}
+	}
+}
+
 // newFleet runs a proxy with the service "web". At the end of the test nothing
 // may be under way.
 func newFleet(t testing.TB, s fsm.Service, opts ...option) *fleet {

@@ -30,6 +30,11 @@ const (
 	steadyAfter = time.Minute
 	// maxProbes bounds the checks of ejected instances under way.
 	maxProbes = 64
+	// maxWakings bounds the commands under way that wake groups, and those that
+	// are to be woken next; wakeTimeout bounds each: the cluster holds it while
+	// it has no leader.
+	maxWakings  = 64
+	wakeTimeout = 5 * time.Second
 	// maxConnections bounds the client connections of a node.
 	maxConnections = 65536
 	// acceptPause is the pause after a failed accept, so that a machine out of
@@ -74,8 +79,10 @@ type waits struct {
 	drain time.Duration
 	// relisten is the pause between attempts to listen on a service's port.
 	relisten time.Duration
+	// wake is the least time between two commands that wake the same group.
+	wake time.Duration
 }
 
 func standardWaits() waits {
-	return waits{head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second}
+	return waits{head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second, wake: time.Second}
 }

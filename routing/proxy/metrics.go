@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +27,7 @@ var (
 	descRequests  = desc("requests_total", "Requests answered, by class of the status; \"none\" without an answer.", "group", "code")
 	descDuration  = desc("request_seconds", "Time until the head of the answer.", groupLabel...)
 	descInFlight  = desc("requests_in_flight", "Requests being answered.", groupLabel...)
+	descWaiting   = desc("requests_waiting", "Requests and TCP connections that wait for an instance.", groupLabel...)
 	descEndpoints = desc("endpoints", "Instances, by whether requests are sent to them.", "group", "state")
 	descEvents    = desc("events_total", "What the proxy did on its own account.", "group", "event")
 	descReceived  = desc("answer_bytes_total", "Bytes of bodies of answers.", groupLabel...)
@@ -100,6 +102,7 @@ func collectService(t *target, count counterFunc, gauge gaugeFunc, ch chan<- pro
 		count(descRequests, t.stats.codes[class].Load(), t.group, name)
 	}
 	gauge(descInFlight, t.stats.inflight.Load(), t.group)
+	gauge(descWaiting, t.queue.waiting.Load(), t.group)
 	gauge(descEndpoints, int64(len(t.ups)), t.group, "used")
 	gauge(descEndpoints, int64(len(t.all)-len(t.ups)), t.group, "unused")
 	count(descReceived, t.stats.received.Load(), t.group)
@@ -108,7 +111,7 @@ func collectService(t *target, count counterFunc, gauge gaugeFunc, ch chan<- pro
 	for name, v := range map[string]uint64{
 		"retry": e.retries.Load(), "retry_over_budget": e.noBudget.Load(), "hedge": e.hedges.Load(),
 		"ejection": e.ejections.Load(), "ejection_capped": e.ejectionCapped.Load(),
-		"queued": e.queued.Load(), "queue_full": e.queueFull.Load(), "queue_timeout": e.queueTimeouts.Load(),
+		"queued": e.queued.Load(), "queue_full": e.queueFull.Load(), "queue_timeout": e.queueTimeouts.Load(), "wake": e.wakes.Load(),
 		"rate_limited": e.rateLimited.Load(), "connection_limited": e.connLimited.Load(), "body_too_large": e.tooLarge.Load(),
 		"upgrade": e.upgrades.Load(), "client_gone": e.clientGone.Load(), "cookie_refused": e.badCookies.Load(),
 		"failure": t.stats.failures.Load(),
@@ -140,7 +143,9 @@ func durations(d *prometheus.Desc, c *counters, labels ...string) prometheus.Met
 
 // Sample gives the rates since the last call to push: for each instance that
 // this node has routed to, or that runs on it, "requests" (a second),
-// "inflight", and "responseTime" (ms, the mean) when there were any. It is
+// "inflight", and "responseTime" (ms, the mean) when there were any. Requests
+// that wait for an instance are in flight, too: each instance that would take
+// them has its share, so that a policy sees what is asked of the group. It is
 // called by one goroutine.
 func (p *Proxy) Sample(node string, push func(group, instance, metric string, value float64)) {
 	pl, now := p.plan.Load(), p.clock.now()
@@ -153,22 +158,35 @@ func (p *Proxy) Sample(node string, push func(group, instance, metric string, va
 		return
 	}
 	for _, t := range pl.targets {
+		share := t.waitingShare()
 		for _, u := range t.all {
-			total := u.stats.requests.Load()
-			if total == 0 && u.Node != node {
+			total, waiting := u.stats.requests.Load(), 0.0
+			if share > 0 && slices.Contains(t.ups, u) {
+				waiting = share
+			}
+			if total == 0 && waiting == 0 && u.Node != node {
 				continue
 			}
 			sum := u.stats.latencySum.Load()
 			before := u.before
 			u.before = reading{total, sum}
 			push(t.group, u.id, "requests", float64(total-before.requests)/span)
-			push(t.group, u.id, "inflight", float64(u.stats.inflight.Load()))
+			push(t.group, u.id, "inflight", float64(u.stats.inflight.Load())+waiting)
 			if n := total - before.requests; n > 0 {
 				mean := time.Duration((sum - before.latency) / n)
 				push(t.group, u.id, "responseTime", float64(mean)/float64(time.Millisecond))
 			}
 		}
 	}
+}
+
+// waitingShare is how many of the waiting requests come to each instance that
+// is used.
+func (t *target) waitingShare() float64 {
+	if len(t.ups) == 0 {
+		return 0
+	}
+	return float64(t.queue.waiting.Load()) / float64(len(t.ups))
 }
 
 // reading is what was read of an instance's counters at the last sample.

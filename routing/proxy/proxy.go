@@ -21,6 +21,8 @@ type Config struct {
 	// Zone is this node's zone, for services that prefer it.
 	Zone    string
 	Cluster routing.Cluster
+	// Proposer wakes groups at size 0 that requests wait for; nil wakes none.
+	Proposer Proposer
 	// Addr is the address of the shared listener; services with ports of
 	// their own listen on its host.
 	Addr string
@@ -66,6 +68,9 @@ type Proxy struct {
 	probes  chan struct{} // a slot for each check under way
 	sampled time.Duration // when Sample was called last; its own
 
+	sleeping chan *service // a request waits for an instance of a group at 0
+	wakings  chan struct{} // a slot for each command under way that wakes one
+
 	life context.Context // ends every wait
 	end  context.CancelFunc
 	wg   sync.WaitGroup
@@ -89,6 +94,7 @@ func New(cfg Config) (*Proxy, error) {
 		cfg: cfg, log: cfg.Logger, clock: clock{time.Now()}, waits: standardWaits(),
 		services: map[string]*service{}, ports: map[int]*listener{},
 		wake: make(chan struct{}, 1), probes: make(chan struct{}, maxProbes),
+		sleeping: make(chan *service, maxWakings), wakings: make(chan struct{}, maxWakings),
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -204,8 +210,8 @@ func (p *Proxy) noteFailure(t *target, i *instance, refused bool) {
 	}
 }
 
-// janitor closes idle connections, looks at ejected instances again, and makes
-// a new plan when an ejection has changed.
+// janitor closes idle connections, looks at ejected instances again, makes a
+// new plan when an ejection has changed, and wakes groups that requests wait for.
 func (p *Proxy) janitor() {
 	tick, ports := time.NewTicker(janitorEvery), time.NewTicker(p.waits.relisten)
 	defer tick.Stop()
@@ -216,6 +222,8 @@ func (p *Proxy) janitor() {
 			return
 		case <-p.wake:
 			p.replanNow(p.cfg.Cluster.State())
+		case s := <-p.sleeping:
+			p.wakeGroup(s)
 		case <-tick.C:
 			p.tidy()
 		case <-ports.C:
@@ -227,6 +235,7 @@ func (p *Proxy) janitor() {
 func (p *Proxy) tidy() {
 	now := p.clock.now()
 	for _, t := range p.plan.Load().targets {
+		p.wakeGroup(t.service)
 		for _, u := range t.all {
 			u.expire(now - idleUpstream)
 			if u.ejection.due(now) {

@@ -19,6 +19,10 @@ type service struct {
 	client clientLimits
 	queue  queue
 	conns  atomic.Int64
+	// waking is set while a command that wakes the group is under way, and
+	// wakeAfter is when the next may be sent; the janitor's own.
+	waking    atomic.Bool
+	wakeAfter time.Duration
 	// ejecting is held while it is decided whether one more instance may be
 	// ejected.
 	ejecting sync.Mutex
@@ -36,6 +40,7 @@ type eventCounters struct {
 	queued         atomic.Uint64
 	queueFull      atomic.Uint64
 	queueTimeouts  atomic.Uint64
+	wakes          atomic.Uint64 // commands to start the group from 0
 	rateLimited    atomic.Uint64
 	connLimited    atomic.Uint64
 	tooLarge       atomic.Uint64

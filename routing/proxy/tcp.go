@@ -30,6 +30,8 @@ func (c *conn) passThrough() {
 		t.events.connLimited.Add(1)
 		return
 	}
+	t.stats.inflight.Add(1)
+	defer t.stats.inflight.Add(-1)
 	up, u := c.dial(t, now)
 	if up == nil {
 		t.stats.count(0, c.now()-now)
@@ -37,26 +39,36 @@ func (c *conn) passThrough() {
 		return
 	}
 	head := c.now() - now
-	t.stats.inflight.Add(1)
 	u.load.Begin()
 	c.p.tunnels.Add(1)
 	received := join(&c.stream, &up.stream, t.spec.Timeouts.Tunnel.Std())
 	c.p.tunnels.Add(-1)
 	_ = up.Close()
 	t.release(u.instance, c.now(), head)
-	t.stats.inflight.Add(-1)
 	for _, s := range []*counters{&t.stats, &u.stats} {
 		s.count(200, head)
 	}
 	t.stats.received.Add(uint64(received))
 }
 
-// dial makes a connection to an instance, or returns nil.
+// dial makes a connection to an instance, or returns nil. Where there is no
+// instance it waits for one, as requests do.
 func (c *conn) dial(t *target, now time.Duration) (*upConn, *upstream) {
 	var tried [maxAttempts]int32
 	r := balance.Request{Hash: hashAddr(c.peer), Now: now, Tried: tried[:0:maxAttempts]}
-	for range min(t.spec.Retry.Attempts, maxAttempts) {
+	for try := range min(t.spec.Retry.Attempts, maxAttempts) {
 		k, u := t.pick(&r)
+		if u == nil && try == 0 {
+			c.p.hold(t, func(bool) bool {
+				newest := c.p.plan.Load().targets[t.group]
+				if newest == nil {
+					return true
+				}
+				t, r.Tried = newest, tried[:0:maxAttempts]
+				k, u = t.pick(&r)
+				return u != nil
+			})
+		}
 		if u == nil {
 			return nil, nil
 		}
