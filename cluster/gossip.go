@@ -37,23 +37,30 @@ type gossip struct {
 	lastErr    sync.Map // join address -> text of the last failure
 }
 
+// GossipConfig is memberlist's configuration as a node uses it, without what
+// is the node's own. The simulation measures what it is good for.
+func GossipConfig(t Timing) *memberlist.Config {
+	m := memberlist.DefaultLANConfig()
+	m.TCPTimeout = t.PeerTimeout
+	m.ProbeInterval, m.ProbeTimeout = t.Probe, t.ProbeTimeout
+	m.GossipInterval, m.PushPullInterval = t.Gossip, t.PushPull
+	m.SuspicionMult, m.SuspicionMaxTimeoutMult = t.SuspicionMult, 3
+	m.AwarenessMaxMultiplier = 4
+	// A node that comes back under another address is taken as soon as the
+	// old one is dead: names are ours to keep apart, by their incarnations.
+	m.DeadNodeReclaimTime = time.Nanosecond
+	return m
+}
+
 func (g *gossip) start(cfg Config, transport memberlist.NodeAwareTransport, advertise string) error {
 	host, port, err := splitAddr(advertise)
 	if err != nil {
 		return err
 	}
-	m := memberlist.DefaultLANConfig()
+	m := GossipConfig(g.timing)
 	m.Name, m.Transport = cfg.Name, transport
 	m.AdvertiseAddr, m.AdvertisePort = host, port
 	m.BindAddr, m.BindPort = host, port
-	m.TCPTimeout = g.timing.PeerTimeout
-	m.ProbeInterval, m.ProbeTimeout = g.timing.Probe, g.timing.ProbeTimeout
-	m.GossipInterval, m.PushPullInterval = g.timing.Gossip, g.timing.PushPull
-	m.SuspicionMult, m.SuspicionMaxTimeoutMult = g.timing.SuspicionMult, 3
-	m.AwarenessMaxMultiplier = 4
-	// A node that comes back under another address is taken as soon as the
-	// old one is dead: names are ours to keep apart, by their incarnations.
-	m.DeadNodeReclaimTime = time.Nanosecond
 	m.Logger = stdLogger(g.log)
 	m.Delegate, m.Events, m.Alive, m.Merge, m.Conflict = g, g, g, g, g
 	g.list, err = memberlist.Create(m)

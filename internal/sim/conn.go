@@ -61,6 +61,7 @@ func (c *conn) Read(b []byte) (int, error) {
 // blocks on the rest.
 func (c *conn) Write(b []byte) (int, error) {
 	delay, _ := c.net.transit(c.localHost, c.remoteHost)
+	delay += c.net.resends(resendAfter, c.localHost, c.remoteHost)
 	for {
 		if c.write.expired() {
 			return 0, os.ErrDeadlineExceeded

@@ -30,6 +30,9 @@ type Path struct {
 	CutPackets bool
 	// Loss drops packets with this probability.
 	Loss float64
+	// StreamLoss loses the parts of streams with this probability: they are
+	// sent again, and come late, as with TCP.
+	StreamLoss float64
 	// Delay and Jitter are added to every packet and chunk of a stream.
 	Delay, Jitter time.Duration
 }
@@ -158,6 +161,34 @@ func (n *Network) transit(from, to string) (delay time.Duration, lost bool) {
 	return delay, p.CutPackets || n.rng.Float64() < p.Loss
 }
 
+// The waits of TCP until a lost part of a stream, or a lost request for a new
+// one, is sent again. They double with each further loss, at most so often.
+const (
+	resendAfter = 200 * time.Millisecond
+	redialAfter = time.Second
+	maxResends  = 6
+)
+
+// resends draws how much later something comes because it was lost and sent
+// again: first after a wait, then after twice that, and so on. A path there and
+// back loses it on either way.
+func (n *Network) resends(first time.Duration, there, back string) (late time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	loss := n.paths[[2]string{there, back}].StreamLoss
+	if first == redialAfter {
+		loss = 1 - (1-loss)*(1-n.paths[[2]string{back, there}].StreamLoss)
+	}
+	for range maxResends {
+		if loss == 0 || n.rng.Float64() >= loss {
+			break
+		}
+		late += first
+		first *= 2
+	}
+	return late
+}
+
 // Host returns the network as one process on a host sees it. A crash of the
 // host takes it away from that process for good; the next process needs a
 // Host of its own.
@@ -210,7 +241,7 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	delay, _ := h.net.transit(h.ip, to)
 	back, _ := h.net.transit(to, h.ip)
-	if err := pause(ctx, delay+back); err != nil {
+	if err := pause(ctx, delay+back+h.net.resends(redialAfter, h.ip, to)); err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
 	return h.net.connect(h, addr)

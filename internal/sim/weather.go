@@ -74,6 +74,7 @@ func (p Path) worse(q Path) Path {
 		CutStreams: p.CutStreams || q.CutStreams,
 		CutPackets: p.CutPackets || q.CutPackets,
 		Loss:       1 - (1-p.Loss)*(1-q.Loss),
+		StreamLoss: 1 - (1-p.StreamLoss)*(1-q.StreamLoss),
 		Delay:      p.Delay + q.Delay,
 		Jitter:     p.Jitter + q.Jitter,
 	}

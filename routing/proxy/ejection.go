@@ -9,13 +9,15 @@ import (
 // ejection is what a node concludes of the answers that it got from an
 // instance itself.
 //
-//	in ── a refused connection, or too many failures in a row ──► out
-//	▲                                                              │ its time is over
-//	└──────────── a connection to it succeeds ◄── probing ◄────────┤
+//	in ── a refused connection, silence, or too many failures in a row ──► out
+//	▲                                                                       │ its time is over
+//	└──────────── a connection to it succeeds ◄── probing ◄─────────────────┤
 //	                                                 └─ it fails ──┘ twice as long
 type ejection struct {
 	failures atomic.Int32 // in a row
 	out      atomic.Bool
+	silent   atomic.Bool // it is out, or would be but for the cap, because nobody answered
+	gone     atomic.Bool // nor did its node
 
 	mu      sync.Mutex
 	until   time.Duration
@@ -77,6 +79,8 @@ func (e *ejection) probed(now time.Duration, ok bool) bool {
 	}
 	e.back = now
 	e.failures.Store(0)
+	e.silent.Store(false)
+	e.gone.Store(false)
 	e.out.Store(false)
 	return true
 }

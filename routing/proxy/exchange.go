@@ -52,6 +52,8 @@ type failure struct {
 	stale bool
 	// refused says that there was no connection at all.
 	refused bool
+	// moved says that the instance was found silent while it was waited for.
+	moved bool
 }
 
 // run sends the request until there is an answer, forwards it, and reports
@@ -125,7 +127,7 @@ func (x *exchange) attempt(u *upstream, fresh bool) (*upConn, *failure) {
 	c, err := u.connect(p.life, p.clock, x.t.spec.Timeouts.Connect.Std(), fresh)
 	if err != nil {
 		x.t.unpick(u.instance)
-		return nil, &failure{err: err, safe: true, refused: true}
+		return nil, &failure{err: err, safe: true, refused: true, moved: errors.Is(err, errSilent)}
 	}
 	u.load.Begin()
 	if fail := x.exchangeHeads(c); fail != nil {
@@ -154,7 +156,12 @@ func (x *exchange) exchangeHeads(c *upConn) *failure {
 		c.moved.Store(int64(now))
 		x.startUpload(c)
 	}
-	return x.readHead(c, wait)
+	c.await(now, x.repeatable())
+	fail := x.readHead(c, wait)
+	if !c.awaited() {
+		return &failure{err: errSilent, moved: true}
+	}
+	return fail
 }
 
 // readHead reads the head of the final answer and passes interim ones on.
@@ -236,15 +243,21 @@ func (x *exchange) again(fail *failure, k int) bool {
 	if errors.Is(fail.err, errClientGone) {
 		return false
 	}
-	x.from.p.noteFailure(x.t, x.up.instance, fail.refused)
+	if !fail.moved { // the instance has been judged already
+		x.from.p.noteFailure(x.t, x.up.instance, fail.refused)
+	}
 	if fail.safe && !x.sent || x.repeatable() {
-		return x.spend(k)
+		return x.more(k, fail.moved)
 	}
 	return false
 }
 
 // spend asks for one more attempt, on another instance than the last.
-func (x *exchange) spend(k int) bool {
+func (x *exchange) spend(k int) bool { return x.more(k, false) }
+
+// more is spend; free is an attempt that takes the place of one that nobody
+// has worked on, which therefore is no additional load on the service.
+func (x *exchange) more(k int, free bool) bool {
 	if k < 0 { // the session's; the balancer must not choose it again
 		k = slices.Index(x.t.ups, x.up)
 	}
@@ -255,9 +268,12 @@ func (x *exchange) spend(k int) bool {
 	if x.retries+1 >= min(x.t.spec.Retry.Attempts, maxAttempts) || x.t.set.Len() <= len(x.w.pick.Tried) {
 		return false
 	}
-	if !x.t.budget.spend() {
+	if !free && !x.t.budget.spend() {
 		x.t.events.noBudget.Add(1)
 		return false
+	}
+	if free {
+		x.t.events.moved.Add(1)
 	}
 	x.retries++
 	x.t.events.retries.Add(1)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"sync/atomic"
 	"time"
 )
@@ -33,7 +34,9 @@ func (x *exchange) firstAttempt(k int, u *upstream) (int, *upstream, *upConn, *f
 		return s.k, s.u, s.c, s.fail
 	}
 	if s.fail != nil { // the other one may do better
-		x.from.p.noteFailure(x.t, s.u.instance, s.fail.refused)
+		if !s.fail.moved {
+			x.from.p.noteFailure(x.t, s.u.instance, s.fail.refused)
+		}
 		s = <-done
 		return s.k, s.u, s.c, s.fail
 	}
@@ -97,7 +100,7 @@ func (s *shot) fire(fresh bool) (*upConn, *failure) {
 	c, err := s.u.connect(s.p.life, s.p.clock, spec.Timeouts.Connect.Std(), fresh)
 	if err != nil {
 		s.t.unpick(s.u.instance)
-		return nil, &failure{err: err, safe: true, refused: true}
+		return nil, &failure{err: err, safe: true, refused: true, moved: errors.Is(err, errSilent)}
 	}
 	s.conn.Store(c)
 	if s.lost.Load() {
@@ -107,7 +110,11 @@ func (s *shot) fire(fresh bool) (*upConn, *failure) {
 	s.u.load.Begin()
 	c.writeIn(s.began, spec.Timeouts.Stall.Std())
 	c.readIn(s.began, s.t.answerWait())
+	c.await(s.began, true)
 	fail := s.ask(c)
+	if !c.awaited() {
+		fail = &failure{err: errSilent, moved: true}
+	}
 	if fail != nil {
 		s.drop(c)
 		return nil, fail

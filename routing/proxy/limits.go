@@ -28,7 +28,20 @@ const (
 	// again; after steadyAfter without one, it starts small again.
 	maxEjection = 5 * time.Minute
 	steadyAfter = time.Minute
-	// maxProbes bounds the checks of ejected instances under way.
+	// doubtAfter is how long an instance gives no answer to anybody, while a
+	// request waits for one, until it is looked at; lookAgain is the pause
+	// between two looks at a node, and the first time out of a silent instance.
+	doubtAfter = 500 * time.Millisecond
+	lookAgain  = time.Second
+	// lookTime bounds the wait for a connection at a look, knockAgain how long
+	// it goes without sending another request for one: the system's own second
+	// one comes too late. askTime bounds the wait for a node's answer.
+	lookTime   = 600 * time.Millisecond
+	knockAgain = 150 * time.Millisecond
+	askTime    = time.Second
+	// maxKnocks bounds the instances of a node that are knocked at in one look.
+	maxKnocks = 8
+	// maxProbes bounds the checks of ejected instances, and looks, under way.
 	maxProbes = 64
 	// maxWakings bounds the commands under way that wake groups, and those that
 	// are to be woken next; wakeTimeout bounds each: the cluster holds it while

@@ -22,6 +22,7 @@ var (
 	descMalformed   = desc("malformed_requests_total", "Requests refused because they are not valid HTTP.")
 	descSlowHeads   = desc("slow_heads_total", "Requests whose head did not arrive in time.")
 	descUnrouted    = desc("unrouted_requests_total", "Requests that no service takes.")
+	descLooks       = desc("looks_total", "Looks at a node whose instances were in doubt, by what was found.", "found")
 	descPlanIndex   = desc("plan_index", "Index of the replicated state that requests are routed by.")
 
 	descRequests  = desc("requests_total", "Requests answered, by class of the status; \"none\" without an answer.", "group", "code")
@@ -64,6 +65,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	count(descMalformed, p.stats.malformed.Load())
 	count(descSlowHeads, p.stats.slowHeads.Load())
 	count(descUnrouted, p.stats.unrouted.Load())
+	for found, name := range looksNames {
+		count(descLooks, p.stats.looks[found].Load(), name)
+	}
 	pl := p.plan.Load()
 	if pl == nil {
 		return
@@ -109,7 +113,7 @@ func collectService(t *target, count counterFunc, gauge gaugeFunc, ch chan<- pro
 	count(descSent, t.stats.sent.Load(), t.group)
 	e := &t.events
 	for name, v := range map[string]uint64{
-		"retry": e.retries.Load(), "retry_over_budget": e.noBudget.Load(), "hedge": e.hedges.Load(),
+		"retry": e.retries.Load(), "retry_silent": e.moved.Load(), "retry_over_budget": e.noBudget.Load(), "hedge": e.hedges.Load(),
 		"ejection": e.ejections.Load(), "ejection_capped": e.ejectionCapped.Load(),
 		"queued": e.queued.Load(), "queue_full": e.queueFull.Load(), "queue_timeout": e.queueTimeouts.Load(), "wake": e.wakes.Load(),
 		"rate_limited": e.rateLimited.Load(), "connection_limited": e.connLimited.Load(), "body_too_large": e.tooLarge.Load(),

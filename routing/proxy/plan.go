@@ -29,6 +29,7 @@ type plan struct {
 type nodeInfo struct {
 	zone   string
 	weight int
+	api    string // where the node itself can be asked
 }
 
 // replan makes the next plan from a state. It is called by one goroutine at a
@@ -71,7 +72,7 @@ func (n *plan) readNodes(s *fsm.State, zone string) {
 	h := fnv.New64a()
 	all, here := 0, 0
 	for name, row := range s.Nodes.All() {
-		info := nodeInfo{zone: row.Zone, weight: row.Weight()}
+		info := nodeInfo{zone: row.Zone, weight: row.Weight(), api: row.API}
 		n.nodes[name] = info
 		_, _ = io.WriteString(h, name+"\x00"+info.zone+"\x00"+strconv.Itoa(info.weight)+"\x00")
 		all++
@@ -153,7 +154,7 @@ func (t *target) choose(n *plan, zone string, usable, steady []*upstream) {
 	// Those that are starting were never healthy: they would refuse, and do not
 	// make a group look ill.
 	if known := healthyEnough(steady); len(usable)*100 < len(known)**t.spec.Balancer.PanicThresholdPercent {
-		t.ups, t.panic = known, true
+		t.ups, t.panic = reachable(known), true
 	}
 	ends := make([]balance.Endpoint, len(t.ups))
 	for k, u := range t.ups {
@@ -176,6 +177,21 @@ func (t *target) choose(n *plan, zone string, usable, steady []*upstream) {
 		set, _ = balance.New(balance.Config{Policy: fsm.BalanceRandom}, ends)
 	}
 	t.set = set
+}
+
+// reachable leaves out the instances of nodes that are gone, unless there are no
+// others: requests to them would relieve nobody.
+func reachable(all []*upstream) []*upstream {
+	var list []*upstream
+	for _, u := range all {
+		if !u.ejection.gone.Load() {
+			list = append(list, u)
+		}
+	}
+	if len(list) == 0 {
+		return all
+	}
+	return list
 }
 
 // healthyEnough leaves out the instances that were never healthy: those are

@@ -67,6 +67,7 @@ type Proxy struct {
 	wake    chan struct{} // an instance was ejected
 	probes  chan struct{} // a slot for each check under way
 	sampled time.Duration // when Sample was called last; its own
+	looking looking
 
 	sleeping chan *service // a request waits for an instance of a group at 0
 	wakings  chan struct{} // a slot for each command under way that wakes one
@@ -83,6 +84,7 @@ type proxyCounters struct {
 	malformed atomic.Uint64
 	slowHeads atomic.Uint64
 	unrouted  atomic.Uint64
+	looks     [len(looksNames)]atomic.Uint64
 }
 
 // New makes a proxy and listens on its address. Run begins to serve.
@@ -185,6 +187,16 @@ func (p *Proxy) noteFailure(t *target, i *instance, refused bool) {
 	if !refused && int(n) < t.spec.Health.ConsecutiveFailures || i.ejection.out.Load() {
 		return
 	}
+	why := "failures"
+	if refused {
+		why = "no connection"
+	}
+	p.eject(t, i, t.spec.Health.EjectFor.Std(), false, why)
+}
+
+// eject takes an instance out of the plans for a while. At most a share of a
+// service is out, except for what is certain: instances of nodes that are gone.
+func (p *Proxy) eject(t *target, i *instance, first time.Duration, certain bool, why string) {
 	t.service.ejecting.Lock()
 	defer t.service.ejecting.Unlock()
 	out := 1
@@ -193,17 +205,22 @@ func (p *Proxy) noteFailure(t *target, i *instance, refused bool) {
 			out++
 		}
 	}
-	if out*100 > *t.spec.Health.MaxEjectedPercent*len(t.all) {
+	if !certain && !i.ejection.out.Load() && out*100 > *t.spec.Health.MaxEjectedPercent*len(t.all) {
 		t.events.ejectionCapped.Add(1)
 		return
 	}
-	if !i.ejection.eject(p.clock.now(), t.spec.Health.EjectFor.Std()) {
+	if !i.ejection.eject(p.clock.now(), first) {
 		return
 	}
 	t.events.ejections.Add(1)
 	t.service.ejected.Add(1)
 	p.log.Warn("an instance gets no more requests for a while", "group", t.group, "instance", i.id,
-		"address", i.addr, "failures", n, "refused", refused)
+		"address", i.addr, "failures", i.ejection.failures.Load(), "why", why)
+	p.wakeUp()
+}
+
+// wakeUp has the janitor make a new plan.
+func (p *Proxy) wakeUp() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -234,19 +251,24 @@ func (p *Proxy) janitor() {
 
 func (p *Proxy) tidy() {
 	now := p.clock.now()
-	for _, t := range p.plan.Load().targets {
+	pl := p.plan.Load()
+	for _, t := range pl.targets {
 		p.wakeGroup(t.service)
 		for _, u := range t.all {
 			u.expire(now - idleUpstream)
 			if u.ejection.due(now) {
-				p.probe(t, u.instance)
+				p.probe(t, u, pl.nodes[u.Node].api)
 			}
 		}
 	}
+	p.lookWhereQuiet(pl, now)
 }
 
-// probe looks whether an ejected instance takes connections again.
-func (p *Proxy) probe(t *target, i *instance) {
+// probe looks whether an ejected instance takes connections again, and whether
+// the node of a silent one answers again: the system of a frozen one takes
+// connections all the time.
+func (p *Proxy) probe(t *target, u *upstream, api string) {
+	i := u.instance
 	select {
 	case p.probes <- struct{}{}:
 	default: // too many under way; the next tick tries again
@@ -255,19 +277,16 @@ func (p *Proxy) probe(t *target, i *instance) {
 	}
 	p.wg.Go(func() {
 		defer func() { <-p.probes }()
-		d := net.Dialer{Timeout: t.spec.Timeouts.Connect.Std()}
-		c, err := d.DialContext(p.life, "tcp", i.addr)
-		if err == nil {
-			_ = c.Close()
+		ok := p.knock(i.addr, t.spec.Timeouts.Connect.Std()) == foundOpen
+		if ok && i.ejection.silent.Load() {
+			found := p.askNode(api)
+			ok = found != foundSilent && found != foundMute
 		}
-		if !i.ejection.probed(p.clock.now(), err == nil) {
+		if !i.ejection.probed(p.clock.now(), ok) {
 			return
 		}
 		t.service.ejected.Add(1)
 		p.log.Info("an instance gets requests again", "group", i.group, "instance", i.id)
-		select {
-		case p.wake <- struct{}{}:
-		default:
-		}
+		p.wakeUp()
 	})
 }

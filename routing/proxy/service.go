@@ -33,6 +33,7 @@ type service struct {
 // eventCounters count what the proxy did on its own account.
 type eventCounters struct {
 	retries        atomic.Uint64
+	moved          atomic.Uint64 // a retry because the instance was silent
 	noBudget       atomic.Uint64 // a retry that the budget did not allow
 	hedges         atomic.Uint64
 	ejections      atomic.Uint64

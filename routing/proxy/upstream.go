@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"math"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -30,11 +29,13 @@ type instance struct {
 	stats           counters
 	ejection        ejection
 	before          reading // of the last sample; Sample's own
+	quiet           quiet   // the janitor's own
 	dialled         *connSet[*upConn]
 
-	mu   sync.Mutex
-	idle []*upConn // the one used last is the last
-	gone bool      // no plan has it; connections are closed after use
+	mu    sync.Mutex
+	idle  []*upConn // the one used last is the last
+	gone  bool      // no plan has it; connections are closed after use
+	dials map[*dialling]struct{}
 }
 
 // upConn is one connection to an instance.
@@ -49,6 +50,7 @@ type upConn struct {
 	look   func(fd uintptr) // sets quiet; kept because making it anew allocates
 	quiet  bool             // no bytes and no end have come
 	moved  atomic.Int64     // when a part of a request's body was written last
+	awaits atomic.Int64     // since when a head is awaited; see await
 }
 
 // moves notes that a part of a body was written, and gives the next part its
@@ -74,8 +76,7 @@ func (i *instance) connect(ctx context.Context, clk clock, timeout time.Duration
 		}
 		_ = c.Close()
 	}
-	d := net.Dialer{Timeout: timeout, KeepAlive: -1}
-	nc, err := d.DialContext(ctx, "tcp", i.addr)
+	nc, err := i.dial(ctx, clk, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +176,9 @@ func (i *instance) retire() {
 	i.mu.Unlock()
 	for _, c := range idle {
 		_ = c.Close()
+	}
+	if i.ejection.silent.Load() { // it was not heard of, and now the cluster says that it has ended
+		i.release(true)
 	}
 }
 
