@@ -23,7 +23,7 @@ func (a *accessLog) write(x *exchange, now time.Duration) {
 	attrs := []slog.Attr{
 		slog.String("group", x.t.group), slog.String("method", string(req.Method)), slog.String("host", string(req.Host)),
 		slog.String("path", string(req.Path)), slog.Int("status", x.status), slog.Int64("bytes", x.received),
-		slog.Duration("head", x.head), slog.Duration("total", now-x.began), slog.Any("client", x.from.peer),
+		slog.Duration("head", x.head), slog.Duration("total", now-x.began), slog.Any("client", x.client),
 	}
 	if x.up != nil {
 		attrs = append(attrs, slog.String("instance", x.up.Instance))

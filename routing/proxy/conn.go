@@ -129,7 +129,7 @@ func (c *conn) await() bool {
 		}
 		cold := c.phase == phaseIdle && errors.Is(err, os.ErrDeadlineExceeded)
 		switch {
-		case cold && c.raw != nil && !c.l.draining.Load():
+		case cold && c.raw != nil:
 			c.putWork()
 		default:
 			if !cold {
@@ -145,7 +145,7 @@ func (c *conn) await() bool {
 func (c *conn) Read(b []byte) (int, error) {
 	switch c.phase {
 	case phaseIdle:
-		wait := c.l.idleTimeout()
+		wait := c.idleWait()
 		if c.raw != nil {
 			wait = min(wait, c.p.waits.warm)
 		}
@@ -176,7 +176,7 @@ func (c *conn) sleep(since time.Duration) bool {
 	if c.raw == nil {
 		return true
 	}
-	left := since + c.l.idleTimeout() - c.now()
+	left := min(since+c.l.idleTimeout()-c.now(), c.idleWait())
 	if left <= 0 {
 		return false
 	}
@@ -187,6 +187,14 @@ func (c *conn) sleep(since time.Duration) bool {
 		return ready
 	})
 	return err == nil && ready
+}
+
+// idleWait is how long the connection may wait for a request from now on.
+func (c *conn) idleWait() time.Duration {
+	if c.l.draining.Load() {
+		return min(c.l.idleTimeout(), c.p.waits.drain)
+	}
+	return c.l.idleTimeout()
 }
 
 // stallTimeout is how long a body of the client may stand still.

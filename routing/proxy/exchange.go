@@ -1,12 +1,15 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -23,18 +26,20 @@ import (
 //	      another instance is left, the request is safe to send again, and
 //	      the budget has a retry left
 type exchange struct {
-	from  *party
-	to    downstream
-	w     *work
-	t     *target
-	began time.Duration
+	from   *party
+	to     downstream
+	w      *work
+	t      *target
+	began  time.Duration
+	client netip.Addr // which may be behind a proxy of ours
 
-	replay  bool // the body is in w.body: the request can be sent again
-	sent    bool // a part of a body that is not kept has been read
-	retries int
-	session sessionState
-	up      *upstream
-	upload  *upload
+	replay    bool // the body is in w.body: the request can be sent again
+	sent      bool // a part of a body that is not kept has been read
+	retries   int
+	session   sessionState
+	up        *upstream
+	attemptAt time.Duration // when the present attempt began
+	upload    *upload
 
 	status   int
 	head     time.Duration // from the beginning to the head of the answer
@@ -45,16 +50,29 @@ type exchange struct {
 // failure is why an attempt has no answer.
 type failure struct {
 	err error
-	// safe says that the instance can not have acted on the request.
-	safe bool
 	// stale says that a connection that was used before has ended without a
 	// byte: the instance closed it while it was idle.
 	stale bool
-	// refused says that there was no connection at all.
+	// refused says that there was no connection at all, so that the instance can
+	// not have acted on the request.
 	refused bool
 	// moved says that the instance was found silent while it was waited for.
 	moved bool
+	// own says that it was for want of something of this machine's.
+	own bool
 }
+
+// noConnection is the failure of an attempt that got none.
+func noConnection(err error) *failure {
+	f := &failure{err: err, refused: true, moved: errors.Is(err, errSilent)}
+	for _, own := range []error{context.Canceled, syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
+		f.own = f.own || errors.Is(err, own)
+	}
+	return f
+}
+
+// blames reports whether the failure counts against the instance.
+func (f *failure) blames() bool { return !f.moved && !f.own }
 
 // run sends the request until there is an answer, forwards it, and reports
 // whether the client's connection may go on.
@@ -77,7 +95,7 @@ func (x *exchange) run() bool {
 		k, u, c, fail := x.firstAttempt(k, u)
 		x.up = u
 		if fail != nil && fail.stale && x.repeatable() {
-			u.stats.inflight.Add(1)
+			x.t.claim(u.instance)
 			c, fail = x.attempt(u, true)
 		}
 		switch {
@@ -124,17 +142,22 @@ func (x *exchange) repeatable() bool {
 // It uses an idle connection, unless a fresh one is asked for.
 func (x *exchange) attempt(u *upstream, fresh bool) (*upConn, *failure) {
 	p := x.from.p
+	x.attemptAt = p.clock.now()
 	c, err := u.connect(p.life, p.clock, x.t.spec.Timeouts.Connect.Std(), fresh)
 	if err != nil {
-		x.t.unpick(u.instance)
-		return nil, &failure{err: err, safe: true, refused: true, moved: errors.Is(err, errSilent)}
+		x.t.release(u.instance, x.attemptAt, unknownLatency)
+		return nil, noConnection(err)
 	}
-	u.load.Begin()
-	if fail := x.exchangeHeads(c); fail != nil {
-		x.drop(c)
-		return nil, fail
+	fail := x.exchangeHeads(c)
+	switch {
+	case fail == nil:
+		return c, nil
+	case isTimeout(fail.err): // it is slow, and how slow is known
+		x.drop(c, x.from.now()-x.attemptAt)
+	default:
+		x.drop(c, unknownLatency)
 	}
-	return c, nil
+	return nil, fail
 }
 
 // exchangeHeads sends the request, or its head while the body follows, and
@@ -147,7 +170,7 @@ func (x *exchange) exchangeHeads(c *upConn) *failure {
 	}
 	c.writeIn(now, x.t.spec.Timeouts.Stall.Std())
 	if _, err := c.Conn.Write(x.w.up); err != nil {
-		return &failure{err: err, stale: c.used, safe: false}
+		return &failure{err: err, stale: c.used}
 	}
 	wait := x.t.answerWait()
 	c.readIn(now, wait)
@@ -195,10 +218,10 @@ func (x *exchange) uploading(c *upConn, wait time.Duration) bool {
 }
 
 // drop closes a connection whose exchange has failed.
-func (x *exchange) drop(c *upConn) {
+func (x *exchange) drop(c *upConn, latency time.Duration) {
 	_ = c.Close()
 	x.joinUpload(c)
-	x.release(c, x.from.now()-x.began)
+	x.release(c, latency)
 }
 
 // release ends what counts as in flight at an instance.
@@ -213,7 +236,7 @@ func (x *exchange) retryStatus(c *upConn, k int) bool {
 	if status < len(x.t.retryOn) && x.t.retryOn[status] {
 		x.from.p.noteFailure(x.t, c.inst, false)
 		if x.repeatable() && x.spend(k) {
-			c.inst.stats.count(status, x.from.now()-x.began)
+			c.inst.stats.count(status, x.from.now()-x.attemptAt)
 			x.discard(c)
 			return true
 		}
@@ -230,12 +253,12 @@ func (x *exchange) discard(c *upConn) {
 	if small && !c.resp.Close {
 		_, err := c.reader.CopyBody(io.Discard, c.resp.Body, c.resp.Length, http1.CopyOptions{})
 		if err == nil && c.reader.Buffered() == 0 {
-			x.release(c, x.from.now()-x.began)
+			x.release(c, unknownLatency) // an error may come fast
 			c.inst.park(c, x.from.now())
 			return
 		}
 	}
-	x.drop(c)
+	x.drop(c, unknownLatency)
 }
 
 // again notes a failed attempt, and reports whether there is to be another.
@@ -243,10 +266,10 @@ func (x *exchange) again(fail *failure, k int) bool {
 	if errors.Is(fail.err, errClientGone) {
 		return false
 	}
-	if !fail.moved { // the instance has been judged already
+	if fail.blames() {
 		x.from.p.noteFailure(x.t, x.up.instance, fail.refused)
 	}
-	if fail.safe && !x.sent || x.repeatable() {
+	if fail.refused && !x.sent || x.repeatable() {
 		return x.more(k, fail.moved)
 	}
 	return false
@@ -261,7 +284,11 @@ func (x *exchange) more(k int, free bool) bool {
 	if k < 0 { // the session's; the balancer must not choose it again
 		k = slices.Index(x.t.ups, x.up)
 	}
-	if k >= 0 {
+	if t := x.from.p.plan.Load().targets[x.t.group]; t != nil && t != x.t { // which may have another instance
+		x.t, k = t, slices.IndexFunc(t.ups, func(u *upstream) bool { return u.instance == x.up.instance })
+		x.w.pick.Tried = x.w.tried[:0:maxAttempts]
+	}
+	if k >= 0 && !slices.Contains(x.w.pick.Tried, int32(k)) {
 		x.w.pick.Tried = append(x.w.pick.Tried, int32(k))
 	}
 	x.session.failed = true
@@ -346,7 +373,7 @@ func (x *exchange) choose() (int, *upstream) {
 		return -1, nil
 	}
 	if u != nil {
-		u.stats.inflight.Add(1)
+		x.t.claim(u.instance)
 		return -1, u
 	}
 	r := &x.w.pick
@@ -354,7 +381,7 @@ func (x *exchange) choose() (int, *upstream) {
 	case x.session.id != "" && x.t.spec.Stickiness.Strategy == fsm.StickyHash:
 		r.Hash = xxh3.HashString(x.session.id)
 	case x.retries == 0:
-		r.Hash = x.t.hash.of(x.from, &x.w.req)
+		r.Hash = x.t.hash.of(x.client, &x.w.req)
 	}
 	k, u := x.t.pick(r)
 	if u != nil || x.retries > 0 {
@@ -388,7 +415,7 @@ func (x *exchange) retarget(woken bool) (int, *upstream) {
 	if woken {
 		if u := x.ofSession(); u != nil || x.session.refuse {
 			if u != nil {
-				u.stats.inflight.Add(1)
+				x.t.claim(u.instance)
 			}
 			return -1, u
 		}

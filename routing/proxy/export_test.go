@@ -22,6 +22,9 @@ func (p *Proxy) Waits(head, warm, drain, relisten time.Duration) {
 // called before Run.
 func (p *Proxy) WakeEvery(d time.Duration) { p.waits.wake = d }
 
+// StuckAfter shortens the time that a client of HTTP/2 may take nothing.
+func (p *Proxy) StuckAfter(d time.Duration) { p.waits.stuck = d }
+
 // ReadInterrupted interrupts a body and reads it then, as an upload does that
 // was about to read.
 func ReadInterrupted(nc net.Conn) error {

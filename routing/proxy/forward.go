@@ -17,17 +17,19 @@ var (
 // forward passes the instance's answer on to the client, and reports whether
 // the client may send another request.
 func (x *exchange) forward(c *upConn) bool {
-	x.status, x.head = c.resp.Status, x.from.now()-x.began
-	c.inst.stats.count(x.status, x.head)
+	now := x.from.now()
+	x.status, x.head = c.resp.Status, now-x.began
+	took := now - x.attemptAt // the instance is not to blame for what was before
+	c.inst.stats.count(x.status, took)
 	if x.status == http.StatusSwitchingProtocols {
 		if !x.mayUpgrade(c) {
-			x.drop(c)
+			x.drop(c, unknownLatency)
 			return x.failed(&failure{err: errUpgrade})
 		}
 		x.t.events.upgrades.Add(1)
 		x.err = x.to.upgrade(x, c)
 		_ = c.Close()
-		x.release(c, x.head)
+		x.release(c, took)
 		return false
 	}
 	// An answer that comes before the body was sent as a whole is the last on
@@ -36,7 +38,7 @@ func (x *exchange) forward(c *upConn) bool {
 	again, err := x.to.reply(x, c, early)
 	x.joinUpload(c)
 	x.err = err
-	x.release(c, x.head)
+	x.release(c, took)
 	// The connection of an answer that was not passed on as a whole ends, and
 	// the client's with it, so that nobody takes a part for the whole.
 	if err != nil || early || c.resp.Close || c.resp.Body == http1.BodyUntilClose || c.reader.Buffered() > 0 {

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -41,8 +39,9 @@ func newFront(p *Proxy) *front {
 	protocols.SetUnencryptedHTTP2(true)
 	f.server = http.Server{
 		Handler: f, Protocols: &protocols, ReadHeaderTimeout: p.waits.head, IdleTimeout: defaultIdle, MaxHeaderBytes: maxHead,
-		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamWindow},
+		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		DisableGeneralOptionsHandler: true,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamWindow},
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, connOf(nc))
 		},
@@ -73,6 +72,18 @@ func (h *handed) Read(b []byte) (int, error) {
 		return n, nil
 	}
 	return h.Conn.Read(b)
+}
+
+// Write implements [net.Conn]. A client that takes nothing for as long as a body
+// may stand still has gone: the deadlines of its streams only reset those, which
+// it does not take either.
+func (h *handed) Write(b []byte) (int, error) {
+	_ = h.SetWriteDeadline(time.Now().Add(h.c.p.waits.stuck))
+	n, err := h.Conn.Write(b)
+	if err != nil {
+		_ = h.Close()
+	}
+	return n, err
 }
 
 // Close implements [net.Conn].
@@ -170,14 +181,4 @@ func (f *front) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if s.broken || !s.answered { // the client must not take a part for the whole, or nothing for an answer
 		panic(http.ErrAbortHandler)
 	}
-}
-
-// validAuthority reports whether a host has nothing but what may stand in one.
-func validAuthority(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("/\\?#@,;\"<>", r) })
-}
-
-// validTarget reports whether a target may stand in a request line.
-func validTarget(s string) bool {
-	return s != "" && !slices.ContainsFunc([]byte(s), func(b byte) bool { return b <= ' ' || b >= 0x7f })
 }

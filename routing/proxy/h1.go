@@ -42,7 +42,6 @@ func (c *conn) readSmall(n int64) ([]byte, error) {
 // sendBody implements [downstream].
 func (c *conn) sendBody(to *upConn, req *http1.Request, stall time.Duration, limit int64) (int64, bool, error) {
 	c.phase = phaseBody
-	c.cut.Store(false)
 	n, err := c.w.reader.CopyBody(to.Conn, req.Body, req.Length, http1.CopyOptions{
 		Rechunk: req.Body == http1.BodyChunked, MaxBytes: limit,
 		Progress: func(int64) error {
@@ -83,10 +82,12 @@ func (c *conn) reply(x *exchange, up *upConn, early bool) (again bool, err error
 	if err := c.replyBody(x, up, framing, closing); err != nil {
 		var read *http1.ReadError
 		if errors.As(err, &read) && !read.Started { // not even the head has been written
+			x.joinUpload(up)
 			return x.own(answer{status: 502, code: "unavailable", message: "the instance's answer is not valid HTTP/1.1", close: true}), err
 		}
-		if tcp, ok := c.Conn.(*net.TCPConn); ok && framing == framingClose {
+		if tcp, ok := c.nc.(*net.TCPConn); ok && framing == framingClose {
 			_ = tcp.SetLinger(0) // a plain end would make a part look like the whole
+			_ = tcp.Close()      // without TLS' own end, which would as well
 		}
 		return false, err
 	}
@@ -169,6 +170,7 @@ func (c *conn) upgrade(x *exchange, up *upConn) error {
 		return asClientGone(err)
 	}
 	if early := c.w.reader.Take(c.w.reader.Buffered()); len(early) > 0 {
+		up.writeIn(c.now(), x.t.spec.Timeouts.Stall.Std())
 		if _, err := up.Conn.Write(early); err != nil {
 			return err
 		}

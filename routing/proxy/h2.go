@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pacelinehq/paceline/routing/http1"
@@ -23,20 +22,19 @@ type h2stream struct {
 	answered bool
 }
 
-// fillRequest writes a request of net/http as the exchange knows it.
+// fillRequest writes a request of net/http as the exchange knows it. What
+// becomes the request line and Host for the instance must be so by the rules of
+// HTTP/1: net/http lets a :method or :path through that would be read as more
+// than one.
 func fillRequest(q *http1.Request, r *http.Request) bool {
-	target := r.RequestURI
-	if !validTarget(target) || !validAuthority(r.Host) {
+	head := make([]byte, 0, len(r.Method)+len(r.RequestURI)+len(r.Host)+32)
+	head = append(append(head, r.Method...), ' ')
+	head = append(append(head, r.RequestURI...), " HTTP/1.1\r\nHost: "...)
+	head = append(append(head, r.Host...), "\r\n\r\n"...)
+	if n, err := http1.ParseRequest(head, q); err != nil || n != len(head) || len(q.Fields) != 1 || len(q.Host) == 0 {
 		return false
 	}
-	path, query, has := strings.Cut(target, "?")
-	*q = http1.Request{
-		Method: []byte(r.Method), Target: []byte(target), Path: []byte(path), Host: []byte(r.Host),
-		Minor: 1, Fields: q.Fields[:0], Length: max(r.ContentLength, 0),
-	}
-	if has {
-		q.Query = []byte(query)
-	}
+	q.Fields, q.Length = q.Fields[:0], max(r.ContentLength, 0)
 	switch {
 	case r.ContentLength > 0:
 		q.Body = http1.BodyLength

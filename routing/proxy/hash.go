@@ -29,7 +29,7 @@ func newHashSource(s *fsm.Service) hashSource {
 
 // of returns a request's hash: that of what the service names, or of the
 // client's address when the request does not have it.
-func (h *hashSource) of(c *party, req *http1.Request) uint64 {
+func (h *hashSource) of(client netip.Addr, req *http1.Request) uint64 {
 	var v []byte
 	switch h.kind {
 	case "":
@@ -42,7 +42,7 @@ func (h *hashSource) of(c *party, req *http1.Request) uint64 {
 		v = http1.QueryValue(req.Query, h.name)
 	}
 	if v == nil {
-		return hashAddr(c.peer)
+		return hashAddr(client)
 	}
 	return xxh3.Hash(v)
 }

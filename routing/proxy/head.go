@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"net/netip"
 	"strconv"
 
@@ -28,7 +29,7 @@ func (x *exchange) appendHead(b []byte) []byte {
 		if f.Hop || isHost(f.Name) || known.take(f) {
 			continue
 		}
-		if isSession(f.Name) { // written anew
+		if isSession(f.Name) || !x.from.trusted && forgeable(f.Name) { // written anew, or not at all
 			continue
 		}
 		if isContentLength(f.Name) { // written anew
@@ -47,6 +48,52 @@ func (x *exchange) appendHead(b []byte) []byte {
 	}
 	b = x.appendSessionField(b)
 	return append(b, via+"\r\n"...)
+}
+
+// forgeable tells fields that instances take for a proxy's word on the client.
+// Those that we write ourselves have been taken already.
+func forgeable(name []byte) bool {
+	if name[0]|0x20 != 'x' {
+		return false
+	}
+	return len(name) > len("X-Forwarded-") && http1.EqualName(name[:len("X-Forwarded-")], "X-Forwarded-") || http1.EqualName(name, "X-Real-IP")
+}
+
+// clientOf is the address that a request comes from. What a proxy of ours says
+// is believed: it is the last address in X-Forwarded-For that is not another of
+// them.
+func (c *party) clientOf(req *http1.Request) netip.Addr {
+	client := c.peer
+	if !c.trusted {
+		return client
+	}
+	for k := len(req.Fields) - 1; k >= 0; k-- {
+		f := &req.Fields[k]
+		if !http1.EqualName(f.Name, "X-Forwarded-For") {
+			continue
+		}
+		list := f.Value
+		for len(list) > 0 {
+			comma := bytes.LastIndexByte(list, ',')
+			a, err := netip.ParseAddr(string(bytes.TrimSpace(list[comma+1:])))
+			if err != nil {
+				return client // nothing before it can be trusted
+			}
+			if client = a.Unmap(); !c.p.trusts(client) {
+				return client
+			}
+			list = list[:max(comma, 0)]
+		}
+	}
+	return client
+}
+
+// secure reports whether the client speaks TLS, to us or to a proxy of ours.
+func (x *exchange) secure() bool {
+	if x.from.proto == "https" || !x.from.trusted {
+		return x.from.proto == "https"
+	}
+	return http1.EqualName(http1.Lookup(x.w.req.Fields, "X-Forwarded-Proto"), "https")
 }
 
 // appendTarget appends the target in origin form.

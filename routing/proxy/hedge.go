@@ -2,49 +2,72 @@ package proxy
 
 import (
 	"bytes"
-	"errors"
+	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/pacelinehq/paceline/fsm"
 )
+
+// hedged reports whether the request may have a second copy: it changes nothing,
+// has no body, and any instance can answer it, which knows nothing of another's
+// sessions.
+func (x *exchange) hedged() bool {
+	if x.t.spec.Retry.HedgeAfter == 0 || x.retries > 0 || !x.replay || len(x.w.body) > 0 || len(x.upgrade()) > 0 {
+		return false
+	}
+	switch x.t.spec.Stickiness.Strategy {
+	case fsm.StickyTable, fsm.StickyHash:
+		return false
+	}
+	switch string(x.w.req.Method) {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return true
+	}
+	return false
+}
 
 // firstAttempt is the first attempt of a request, which a second copy may join
 // when the service hedges and the answer is late (Dean, Barroso: The Tail at
-// Scale). A session's request has no second copy: another instance knows nothing
-// of it. It returns the instance that the answer, or the failure, is of.
+// Scale). It returns the instance that the answer, or the failure, is of.
 func (x *exchange) firstAttempt(k int, u *upstream) (int, *upstream, *upConn, *failure) {
-	after := x.t.spec.Retry.HedgeAfter.Std()
-	if after == 0 || k < 0 || x.retries > 0 || !x.repeatable() || len(x.w.body) > 0 || len(x.upgrade()) > 0 {
+	if !x.hedged() {
 		c, fail := x.attempt(u, false)
 		return k, u, c, fail
 	}
 	done := make(chan *shot, 2)
 	x.w.up = x.appendHead(x.w.up[:0])
 	first := x.shoot(k, u, done)
-	timer := time.NewTimer(after)
+	timer := time.NewTimer(x.t.spec.Retry.HedgeAfter.Std())
 	defer timer.Stop()
 	var second *shot
 	select {
 	case s := <-done:
-		return s.k, s.u, s.c, s.fail
+		return x.take(s)
 	case <-timer.C:
 		second = x.second(k, done)
 	}
 	s := <-done
 	if second == nil {
-		return s.k, s.u, s.c, s.fail
+		return x.take(s)
 	}
 	if s.fail != nil { // the other one may do better
-		if !s.fail.moved {
+		if s.fail.blames() {
 			x.from.p.noteFailure(x.t, s.u.instance, s.fail.refused)
 		}
-		s = <-done
-		return s.k, s.u, s.c, s.fail
+		return x.take(<-done)
 	}
 	loser := first
 	if s == first {
 		loser = second
 	}
 	loser.give(done)
+	return x.take(s)
+}
+
+// take makes a copy's attempt the request's.
+func (x *exchange) take(s *shot) (int, *upstream, *upConn, *failure) {
+	x.attemptAt = s.began
 	return s.k, s.u, s.c, s.fail
 }
 
@@ -57,7 +80,7 @@ func (x *exchange) second(k int, done chan<- *shot) *shot {
 		return nil
 	}
 	if !x.t.budget.spend() {
-		x.t.unpick(u2.instance)
+		x.t.release(u2.instance, x.from.now(), unknownLatency)
 		x.t.events.noBudget.Add(1)
 		return nil
 	}
@@ -85,8 +108,8 @@ type shot struct {
 func (x *exchange) shoot(k int, u *upstream, done chan<- *shot) *shot {
 	s := &shot{k: k, u: u, t: x.t, p: x.from.p, head: bytes.Clone(x.w.up), method: bytes.Clone(x.w.req.Method)}
 	go func() {
-		if s.c, s.fail = s.fire(false); s.fail != nil && s.fail.stale {
-			s.u.stats.inflight.Add(1)
+		if s.c, s.fail = s.fire(false); s.fail != nil && s.fail.stale && !s.lost.Load() {
+			s.t.claim(s.u.instance)
 			s.c, s.fail = s.fire(true)
 		}
 		done <- s
@@ -97,20 +120,20 @@ func (x *exchange) shoot(k int, u *upstream, done chan<- *shot) *shot {
 // fire sends the copy and reads the head of the answer.
 func (s *shot) fire(fresh bool) (*upConn, *failure) {
 	spec := &s.t.spec
+	s.began = s.p.clock.now()
 	c, err := s.u.connect(s.p.life, s.p.clock, spec.Timeouts.Connect.Std(), fresh)
 	if err != nil {
-		s.t.unpick(s.u.instance)
-		return nil, &failure{err: err, safe: true, refused: true, moved: errors.Is(err, errSilent)}
+		s.t.release(s.u.instance, s.began, unknownLatency)
+		return nil, noConnection(err)
 	}
 	s.conn.Store(c)
 	if s.lost.Load() {
 		_ = c.Close()
 	}
-	s.began = s.p.clock.now()
-	s.u.load.Begin()
-	c.writeIn(s.began, spec.Timeouts.Stall.Std())
-	c.readIn(s.began, s.t.answerWait())
-	c.await(s.began, true)
+	now := s.p.clock.now()
+	c.writeIn(now, spec.Timeouts.Stall.Std())
+	c.readIn(now, s.t.answerWait())
+	c.await(now, true)
 	fail := s.ask(c)
 	if !c.awaited() {
 		fail = &failure{err: errSilent, moved: true}

@@ -94,8 +94,10 @@ type waits struct {
 	relisten time.Duration
 	// wake is the least time between two commands that wake the same group.
 	wake time.Duration
+	// stuck is how long a client of HTTP/2 may take nothing of what it is sent.
+	stuck time.Duration
 }
 
 func standardWaits() waits {
-	return waits{head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second, wake: time.Second}
+	return waits{head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second, wake: time.Second, stuck: defaultStall}
 }

@@ -86,6 +86,10 @@ func (n *plan) readNodes(s *fsm.State, zone string) {
 	}
 }
 
+// longAgo is since when an instance is ready that the proxy found so when it
+// began: it has had its slow start.
+const longAgo = 24 * time.Hour
+
 // retarget returns the target of a group: the one before, when nothing of it
 // has changed.
 func (p *Proxy) retarget(s *fsm.State, n *plan, g *fsm.Group, before *target) *target {
@@ -107,7 +111,9 @@ func (p *Proxy) retarget(s *fsm.State, n *plan, g *fsm.Group, before *target) *t
 		t.retryOn[code] = true
 	}
 	usable, steady := p.findUpstreams(s, t, before)
-	t.choose(n, p.cfg.Zone, usable, steady)
+	if err := t.choose(n, p.cfg.Zone, usable, steady); err != nil {
+		p.log.Warn("a service is not balanced as it asks for", "group", t.group, "err", err)
+	}
 	return t
 }
 
@@ -131,7 +137,11 @@ func (p *Proxy) findUpstreams(s *fsm.State, t, before *target) (usable, steady [
 		case u.Endpoint != e:
 			u = &upstream{e, u.instance}
 		}
-		if before != nil && u.since == 0 && e.Health == fsm.Healthy {
+		switch {
+		case u.since != 0 || e.Health != fsm.Healthy:
+		case before == nil: // it has been there before this proxy, as far as that knows
+			u.since = now - longAgo
+		default:
 			u.since = now
 		}
 		t.all[e.Instance] = u
@@ -149,7 +159,7 @@ func (p *Proxy) findUpstreams(s *fsm.State, t, before *target) (usable, steady [
 
 // choose makes the balancer's set: the usable instances, or all that do not
 // drain when so few are usable that those would be overrun.
-func (t *target) choose(n *plan, zone string, usable, steady []*upstream) {
+func (t *target) choose(n *plan, zone string, usable, steady []*upstream) error {
 	t.ups = usable
 	// Those that are starting were never healthy: they would refuse, and do not
 	// make a group look ill.
@@ -172,11 +182,19 @@ func (t *target) choose(n *plan, zone string, usable, steady []*upstream) {
 		Policy: b.Policy, BoundedLoadPercent: b.BoundedLoadPercent, SlowStart: b.SlowStart.Std(),
 		ZoneAware: b.ZoneAware && zone != "", Zone: zone, ZoneShare: n.zoneShare,
 	}
-	set, err := balance.New(cfg, ends)
-	if err != nil { // the state has checked all of this; better any instance than none
-		set, _ = balance.New(balance.Config{Policy: fsm.BalanceRandom}, ends)
+	var err error
+	if t.set, err = balance.New(cfg, ends); err == nil {
+		return nil
 	}
-	t.set = set
+	// The state has checked all of this but what follows from the nodes' rows.
+	// Better far instances, or any, than none.
+	cfg.ZoneAware = false
+	if set, again := balance.New(cfg, ends); again == nil {
+		t.set = set
+		return err
+	}
+	t.set, _ = balance.New(balance.Config{Policy: fsm.BalanceRandom}, ends)
+	return err
 }
 
 // reachable leaves out the instances of nodes that are gone, unless there are no

@@ -126,17 +126,19 @@ func (p *Proxy) Addr() string { return p.shared.l.Addr().String() }
 // Run routes until ctx ends, then until Shutdown has ended the connections.
 // The first plan is made before the first connection is accepted.
 func (p *Proxy) Run(ctx context.Context) {
-	p.replanNow(p.cfg.Cluster.State())
+	p.replanNow()
 	p.front.start()
 	p.wg.Go(p.shared.accept)
 	p.wg.Go(p.janitor)
-	routing.Follow(ctx, p.cfg.Cluster, p.replanNow)
+	routing.Follow(ctx, p.cfg.Cluster, func(*fsm.State) { p.replanNow() })
 }
 
-// replanNow makes the next plan and opens and closes the services' own ports.
-func (p *Proxy) replanNow(s *fsm.State) {
+// replanNow makes the next plan and opens and closes the services' own ports. It
+// takes the state when it is its turn: with an older one, the plan would go back.
+func (p *Proxy) replanNow() {
 	p.planning.Lock()
 	defer p.planning.Unlock()
+	s := p.cfg.Cluster.State()
 	if p.cfg.Sessions != nil {
 		p.cfg.Sessions.Use(s)
 	}
@@ -238,7 +240,7 @@ func (p *Proxy) janitor() {
 		case <-p.life.Done():
 			return
 		case <-p.wake:
-			p.replanNow(p.cfg.Cluster.State())
+			p.replanNow()
 		case s := <-p.sleeping:
 			p.wakeGroup(s)
 		case <-tick.C:

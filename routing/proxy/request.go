@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/pacelinehq/paceline/routing/http1"
@@ -10,6 +11,7 @@ import (
 // request answers the request whose head was read, and reports whether the
 // connection may go on.
 func (c *conn) request() bool {
+	c.cut.Store(false)
 	again := c.p.dispatch(&c.party, c, c.w, c.count)
 	return again && !c.w.req.Close
 }
@@ -35,12 +37,13 @@ func (p *Proxy) dispatch(from *party, to downstream, w *work, count func(*target
 		return decline(to, w, t, answer{status: http.StatusServiceUnavailable, code: "exhausted",
 			message: "the service has as many connections as it allows", retryAfter: time.Second, close: true})
 	}
-	if a, refused := admit(t, from, req, now); refused {
+	client := from.clientOf(req)
+	if a, refused := admit(t, client, req, now); refused {
 		return decline(to, w, t, a)
 	}
 	t.budget.earn(t.spec.Retry.BudgetPercent)
 	t.stats.inflight.Add(1)
-	x := exchange{from: from, to: to, w: w, t: t, began: now}
+	x := exchange{from: from, to: to, w: w, t: t, began: now, client: client}
 	again := x.run()
 	t.stats.inflight.Add(-1)
 	x.report()
@@ -49,7 +52,7 @@ func (p *Proxy) dispatch(from *party, to downstream, w *work, count func(*target
 
 // admit asks the limits of a service's requests, and says what to answer when
 // they refuse.
-func admit(t *target, from *party, req *http1.Request, now time.Duration) (answer, bool) {
+func admit(t *target, client netip.Addr, req *http1.Request, now time.Duration) (answer, bool) {
 	limits := &t.spec.Limits
 	for _, l := range [...]struct {
 		perSecond int
@@ -60,7 +63,7 @@ func admit(t *target, from *party, req *http1.Request, now time.Duration) (answe
 		}
 		wait, ok := time.Duration(0), false
 		if l.perClient {
-			wait, ok = t.client.take(from.peer, now, l.perSecond)
+			wait, ok = t.client.take(client, now, l.perSecond)
 		} else {
 			wait, ok = t.rate.take(now, l.perSecond)
 		}

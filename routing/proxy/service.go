@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,33 +77,50 @@ type targetStamp struct {
 // pick chooses an instance for a request, which counts as in flight there from
 // then on, or nil when all that there are have been tried or are full.
 func (t *target) pick(r *balance.Request) (int, *upstream) {
-	limit := int64(t.spec.Limits.MaxInFlightPerInstance)
+	limit, tried := int64(t.spec.Limits.MaxInFlightPerInstance), len(r.Tried)
 	for {
 		k := t.set.Pick(r)
+		if k >= 0 && !t.ups[k].stats.begin(limit) { // it is full, which is not to have been tried
+			if len(r.Tried) < cap(r.Tried) {
+				r.Tried = append(r.Tried, int32(k))
+				continue
+			}
+			k = t.anyFree(r.Tried[:tried], limit)
+		}
+		r.Tried = r.Tried[:tried]
 		if k < 0 {
 			return -1, nil
 		}
-		u := t.ups[k]
-		if u.stats.begin(limit) {
-			return k, u
-		}
-		if len(r.Tried) == cap(r.Tried) {
-			return -1, nil
-		}
-		r.Tried = append(r.Tried, int32(k))
+		t.ups[k].load.Begin()
+		return k, t.ups[k]
 	}
 }
 
-// unpick takes back that a request counts as in flight at an instance.
-func (t *target) unpick(i *instance) {
-	i.stats.inflight.Add(-1)
-	t.queue.wake(1)
+// anyFree finds an instance that is neither full nor tried, or -1, when the
+// balancer has found too many full ones in a row.
+func (t *target) anyFree(tried []int32, limit int64) int {
+	first := rand.N(len(t.ups))
+	for n := range t.ups {
+		k := (first + n) % len(t.ups)
+		if !slices.Contains(tried, int32(k)) && t.ups[k].stats.begin(limit) {
+			return k
+		}
+	}
+	return -1
 }
 
-// release ends a request that an instance had.
+// claim counts a request as in flight at an instance that was not picked.
+func (t *target) claim(i *instance) {
+	i.stats.inflight.Add(1)
+	i.load.Begin()
+}
+
+// release ends what pick and claim have begun. A negative latency says nothing
+// about the instance.
 func (t *target) release(i *instance, now, latency time.Duration) {
 	i.load.End(now, latencyOf(latency))
-	t.unpick(i)
+	i.stats.inflight.Add(-1)
+	t.queue.wake(1)
 }
 
 // answerWait is how long one attempt may wait for the head of its answer.
@@ -140,6 +159,14 @@ func (b *budget) spend() bool {
 	return false
 }
 
+// unknownLatency is that of a request which says nothing about its instance.
+const unknownLatency = -1
+
 // latencyOf bounds a measured latency from below, so that an average of a
 // local instance never is zero.
-func latencyOf(d time.Duration) time.Duration { return max(d, time.Microsecond) }
+func latencyOf(d time.Duration) time.Duration {
+	if d < 0 {
+		return unknownLatency
+	}
+	return max(d, time.Microsecond)
+}

@@ -206,9 +206,12 @@ func (p *Proxy) sessionKeys() *session.Keys {
 	return p.cfg.Sessions.Keys()
 }
 
-// replanned makes a plan of the newest state and returns a group's target.
+// replanned returns a group's target by the newest state, for which it makes a
+// plan if there is none yet.
 func (p *Proxy) replanned(group string) *target {
-	p.replanNow(p.cfg.Cluster.State())
+	if p.plan.Load().index < p.cfg.Cluster.State().Index() {
+		p.replanNow()
+	}
 	return p.plan.Load().targets[group]
 }
 
@@ -266,7 +269,7 @@ func (x *exchange) appendSetCookie(b []byte) []byte {
 	b = append(b, "; Max-Age="...)
 	b = strconv.AppendInt(b, int64(st.TTL.Std()/time.Second), 10)
 	b = append(b, "; HttpOnly; SameSite=Lax"...)
-	if x.from.proto == "https" && !st.Insecure {
+	if x.secure() && !st.Insecure {
 		b = append(b, "; Secure"...)
 	}
 	return b

@@ -39,7 +39,6 @@ func (c *conn) passThrough() {
 		return
 	}
 	head := c.now() - now
-	u.load.Begin()
 	c.p.tunnels.Add(1)
 	received := join(&c.stream, &up.stream, t.spec.Timeouts.Tunnel.Std())
 	c.p.tunnels.Add(-1)
@@ -77,8 +76,10 @@ func (c *conn) dial(t *target, now time.Duration) (*upConn, *upstream) {
 			u.ejection.succeeded()
 			return up, u
 		}
-		t.unpick(u.instance)
-		c.p.noteFailure(t, u.instance, true)
+		t.release(u.instance, c.now(), unknownLatency)
+		if fail := noConnection(err); fail.blames() {
+			c.p.noteFailure(t, u.instance, true)
+		}
 		r.Tried = append(r.Tried, int32(k))
 	}
 	return nil, nil

@@ -97,9 +97,9 @@ func (i *instance) connect(ctx context.Context, clk clock, timeout time.Duration
 // answerHead reads the head of the final answer to a request, and calls interim
 // for each one before it.
 func (c *upConn) answerHead(method []byte, interim func() error) *failure {
-	for range maxInterim {
+	for n := range maxInterim {
 		if err := c.reader.ReadResponse(method, &c.resp); err != nil {
-			return &failure{err: err, stale: c.used && c.reader.Buffered() == 0 && !isTimeout(err)}
+			return &failure{err: err, stale: n == 0 && c.used && c.reader.Buffered() == 0 && !isTimeout(err)}
 		}
 		if c.resp.Status >= 200 || c.resp.Status == http.StatusSwitchingProtocols {
 			return nil
