@@ -69,6 +69,31 @@ func (t *SessionTree) Remove(key [16]byte) bool {
 	return had
 }
 
+// Edit goes through the sessions from a key on, at most limit of them, and
+// gives those that want picks another slot. It returns how many it has seen.
+func (t *SessionTree) Edit(from [16]byte, limit int, want func(key [16]byte) (slot uint32, ok bool)) (seen int) {
+	var slot uint32
+	t.tree.edit(&treeEdit{
+		token: t.token, from: &from,
+		want: func(r *sessionRow) editStep {
+			if seen == limit {
+				return editEnd
+			}
+			seen++
+			var ok bool
+			if slot, ok = want(r.key); !ok {
+				return editPass
+			}
+			return editChange
+		},
+		change: func(r *sessionRow) bool {
+			r.slot = slot
+			return true
+		},
+	})
+	return seen
+}
+
 // Get returns the slot of a session.
 func (t *SessionTree) Get(key [16]byte) (slot uint32, ok bool) {
 	r := t.tree.get(&key)

@@ -16,7 +16,7 @@ const (
 	// MaxSessionScan is the most sessions that one command looks at.
 	MaxSessionScan = 16_384
 	// MaxSessionMoves is the most sessions that one command moves or expires.
-	MaxSessionMoves = 1024
+	MaxSessionMoves = 512
 )
 
 // AssignSessions gives each session that has none an instance, the least
@@ -223,18 +223,21 @@ func (c RehomeSessions) Apply(tx *Tx) (any, error) {
 		return SessionScan{Done: true}, nil
 	}
 	gone := d.gone()
-	homeless := func(r *sessionRow) bool {
+	err = d.edit(scan, func(r *sessionRow) bool {
 		_, is := slices.BinarySearch(gone, r.slot)
 		return is
-	}
-	for _, r := range scan.find(&d.set.tree, homeless) {
+	}, func(r *sessionRow) error {
 		at, err := d.pick()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.slot, r.epoch = d.set.slots[at].number, r.epoch+1
-		d.store(&r, at)
+		d.count(at, 1)
 		d.set.totals.Moved++
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	d.save()
 	if d.view.homeless == 0 {
@@ -404,20 +407,29 @@ func newScan(group string, from []byte, limit int) (*sessionScanner, error) {
 	return s, nil
 }
 
+// step says what the command does with the next row.
+func (s *sessionScanner) step(r *sessionRow, want func(*sessionRow) bool) editStep {
+	if s.Scanned == s.limit || s.Changed == MaxSessionMoves {
+		s.Next, s.Done = append([]byte(nil), r.key[:]...), false
+		return editEnd
+	}
+	s.Scanned++
+	if !want(r) {
+		return editPass
+	}
+	s.Changed++
+	return editChange
+}
+
 // find collects the rows that the command is about, until a bound is reached.
 func (s *sessionScanner) find(t *sessionTree, want func(*sessionRow) bool) (rows []sessionRow) {
 	s.Done = true
 	t.scan(&s.from, func(r *sessionRow) bool {
-		if s.Scanned == s.limit || s.Changed == MaxSessionMoves {
-			s.Next, s.Done = append([]byte(nil), r.key[:]...), false
-			return false
-		}
-		s.Scanned++
-		if want(r) {
+		step := s.step(r, want)
+		if step == editChange {
 			rows = append(rows, *r)
-			s.Changed++
 		}
-		return true
+		return step != editEnd
 	})
 	return rows
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -183,25 +184,49 @@ func BenchmarkSessionLookup(b *testing.B) {
 	}
 }
 
-// scanAll proposes a scan until it is done, and returns how long the longest
-// Apply and all of them took, and how many sessions were changed.
-func scanAll(b *testing.B, m *fsm.Machine, second int, next func(from []byte) fsm.Command) (worst, all time.Duration, changed int) {
+// scanTimes is what a scan took, by the clock and in CPU time of the thread.
+type scanTimes struct {
+	all, worst, worstCPU time.Duration
+	changed              int
+}
+
+// scanAll proposes a scan until it is done.
+func scanAll(b *testing.B, m *fsm.Machine, second int, next func(from []byte) fsm.Command) (t scanTimes) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var from []byte
 	for {
 		e := fsm.Entry{Time: start.Add(time.Duration(second) * time.Second), Commands: []fsm.Envelope{seal(b, next(from))}}
 		entry := []fsm.LogEntry{{Index: m.State().Index() + 1, Term: 1, Data: e.Encode()}}
-		began := time.Now()
+		began, cpu := time.Now(), threadTime()
 		out, err := m.Apply(entry)
 		took := time.Since(began)
+		cpu = threadTime() - cpu
 		if err != nil || out[0].Errs[0] != nil {
 			b.Fatal(err, out)
 		}
 		scan := out[0].Results[0].Value.(fsm.SessionScan)
-		worst, all, changed, from = max(worst, took), all+took, changed+scan.Changed, scan.Next
+		t.all, t.worst, t.worstCPU = t.all+took, max(t.worst, took), max(t.worstCPU, cpu)
+		t.changed, from = t.changed+scan.Changed, scan.Next
 		if scan.Done {
-			return worst, all, changed
+			return t
 		}
 	}
+}
+
+// report reports the medians of several scans.
+func report(b *testing.B, scans []scanTimes) {
+	median := func(of func(scanTimes) time.Duration) float64 {
+		all := make([]time.Duration, len(scans))
+		for k, s := range scans {
+			all[k] = of(s)
+		}
+		slices.Sort(all)
+		return float64(all[len(all)/2].Microseconds()) / 1000
+	}
+	b.ReportMetric(median(func(s scanTimes) time.Duration { return s.all }), "ms-in-all")
+	b.ReportMetric(median(func(s scanTimes) time.Duration { return s.worst }), "ms-worst-apply")
+	b.ReportMetric(median(func(s scanTimes) time.Duration { return s.worstCPU }), "ms-worst-apply-cpu")
 }
 
 // BenchmarkRehomeSessions moves the 100,000 sessions of one of ten instances
@@ -210,15 +235,16 @@ func BenchmarkRehomeSessions(b *testing.B) {
 	m := manySessions(b, 10)
 	step(b, m, 1, fsm.ReportInstances{Node: "n1", NodeIncarnation: 1, Reports: []fsm.InstanceReport{{ID: inst(3), State: fsm.Failed}}})
 	base := m.State()
+	var scans []scanTimes
 	for b.Loop() {
 		m.Replace(base)
-		worst, all, n := scanAll(b, m, 2, func(from []byte) fsm.Command { return fsm.RehomeSessions{Group: "web", From: from} })
-		if n != million/10 {
-			b.Fatalf("%d sessions were moved", n)
+		t := scanAll(b, m, 2, func(from []byte) fsm.Command { return fsm.RehomeSessions{Group: "web", From: from} })
+		if t.changed != million/10 {
+			b.Fatalf("%d sessions were moved", t.changed)
 		}
-		b.ReportMetric(float64(all.Microseconds())/1000, "ms-in-all")
-		b.ReportMetric(float64(worst.Microseconds())/1000, "ms-worst-apply")
+		scans = append(scans, t)
 	}
+	report(b, scans)
 }
 
 // BenchmarkExpireSessions goes through a million sessions, of which none or
@@ -231,15 +257,16 @@ func BenchmarkExpireSessions(b *testing.B) {
 		second, want int
 	}{{"none", 30, 0}, {"all", 60, million}} {
 		b.Run(c.name, func(b *testing.B) {
+			var scans []scanTimes
 			for b.Loop() {
 				m.Replace(base)
-				worst, all, n := scanAll(b, m, c.second, func(from []byte) fsm.Command { return fsm.ExpireSessions{Group: "web", From: from} })
-				if n != c.want {
-					b.Fatalf("%d sessions have expired", n)
+				t := scanAll(b, m, c.second, func(from []byte) fsm.Command { return fsm.ExpireSessions{Group: "web", From: from} })
+				if t.changed != c.want {
+					b.Fatalf("%d sessions have expired", t.changed)
 				}
-				b.ReportMetric(float64(all.Microseconds())/1000, "ms-in-all")
-				b.ReportMetric(float64(worst.Microseconds())/1000, "ms-worst-apply")
+				scans = append(scans, t)
 			}
+			report(b, scans)
 		})
 	}
 }

@@ -390,7 +390,7 @@ func TestRehomeIsFair(t *testing.T) {
 	var from []byte
 	for n := 1; ; n++ {
 		scan := step(t, m, 1, fsm.RehomeSessions{Group: "web", From: from}).(fsm.SessionScan)
-		if scan.Changed > fsm.MaxSessionMoves || scan.Scanned > fsm.MaxSessionScan || n > 5 {
+		if scan.Changed > fsm.MaxSessionMoves || scan.Scanned > fsm.MaxSessionScan || n > 9 {
 			t.Fatalf("step %d: %+v", n, scan)
 		}
 		if from = scan.Next; scan.Done {

@@ -162,6 +162,28 @@ func (d *sessionDraft) store(r *sessionRow, at int) {
 	d.changed = true
 }
 
+// edit changes the rows that a command is about where they are, until a bound
+// of its scan is reached or there is an error. change counts the row where it
+// goes; that it has left where it was is seen to here.
+func (d *sessionDraft) edit(s *sessionScanner, want func(*sessionRow) bool, change func(*sessionRow) error) (err error) {
+	s.Done = true
+	d.set.tree.edit(&treeEdit{
+		token: d.token, from: &s.from,
+		want: func(r *sessionRow) editStep { return s.step(r, want) },
+		change: func(r *sessionRow) bool {
+			old := *r
+			if err = change(r); err != nil {
+				return false
+			}
+			d.set.rows += d.set.hash(r)
+			d.leave(&old)
+			d.changed = true
+			return true
+		},
+	})
+	return err
+}
+
 // drop removes a session, if it is there.
 func (d *sessionDraft) drop(key *[16]byte) bool {
 	old, had := d.set.tree.remove(d.token, key)

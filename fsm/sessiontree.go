@@ -375,3 +375,79 @@ func (b *sessionBranch) scan(from *[16]byte, depth int, low bool, visit func(*se
 	}
 	return true
 }
+
+// treeEdit is one pass over rows in the order of their keys which changes some
+// of them where they are. To find the rows first and to put each of them then
+// takes twice as long: a page is out of the processor's cache by that time.
+type treeEdit struct {
+	token uint64
+	from  *[16]byte
+	// want says what to do with a row; it must not change it.
+	want func(*sessionRow) editStep
+	// change gets the rows to change, as they will stand in the tree, and may
+	// change all but their key. It reports false to end the pass.
+	change func(*sessionRow) bool
+	over   bool
+}
+
+// editStep is what a pass does with a row.
+type editStep uint8
+
+const (
+	editPass editStep = iota
+	editChange
+	editEnd
+)
+
+// edit makes a pass over the rows whose key is e.from or greater.
+func (t *sessionTree) edit(e *treeEdit) {
+	if t.root != nil {
+		t.root = t.root.edit(e, 0, true)
+	}
+}
+
+// edit is the pass over a branch, and returns it or its copy; low says that
+// e.from lies within it.
+func (b *sessionBranch) edit(e *treeEdit, depth int, low bool) *sessionBranch {
+	first := 0
+	if low {
+		first = keyDigit(e.from, depth)
+	}
+	for d := first; d < 16 && !e.over; {
+		if c := b.below(d); c != nil {
+			if n := c.edit(e, depth+1, low && d == first); n != c {
+				b = b.own(e.token)
+				b.deep[d] = n
+			}
+		}
+		p := b.pages[d]
+		if p == nil {
+			d++
+			continue
+		}
+		k := 0
+		if low && d == first {
+			k, _ = p.find(e.from)
+		}
+		b = b.editPage(e, p, d, k)
+		d = p.base(d) + 1<<p.span
+	}
+	return b
+}
+
+// editPage is the pass over the page at a digit, from its row k on.
+func (b *sessionBranch) editPage(e *treeEdit, p *sessionPage, d, k int) *sessionBranch {
+	for ; k < int(p.n) && !e.over; k++ {
+		switch e.want(&p.rows[k]) {
+		case editEnd:
+			e.over = true
+		case editChange:
+			if p.token != e.token {
+				b = b.own(e.token)
+				p = b.ownPage(e.token, p, d)
+			}
+			e.over = !e.change(&p.rows[k])
+		}
+	}
+	return b
+}

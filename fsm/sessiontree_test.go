@@ -57,6 +57,33 @@ func drawKey(t *rapid.T) key {
 	return k
 }
 
+// edit gives every other session of some, from a key on, another slot.
+func (m treeModel) edit(t *rapid.T, from key) {
+	var keys []key
+	for k := range m.want {
+		if bytes.Compare(k[:], from[:]) >= 0 {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b key) int { return bytes.Compare(a[:], b[:]) })
+	keys = keys[:min(len(keys), rapid.IntRange(0, 40).Draw(t, "limit"))]
+	n, odd := 0, rapid.IntRange(0, 1).Draw(t, "odd")
+	seen := m.tree.Edit(from, len(keys), func(k key) (uint32, bool) {
+		if n >= len(keys) || keys[n] != k {
+			t.Fatalf("row %d of the pass is %x", n, k)
+		}
+		n++
+		if n&1 == odd {
+			return 0, false
+		}
+		m.want[k] = uint32(n)
+		return uint32(n), true
+	})
+	if seen != len(keys) {
+		t.Fatalf("the pass saw %d of %d rows", seen, len(keys))
+	}
+}
+
 // TestSessionTree compares trees with maps, for keys of every kind, and keeps
 // every version to see that none changes when a later one is made of it.
 func TestSessionTree(t *testing.T) {
@@ -79,6 +106,10 @@ func TestSessionTree(t *testing.T) {
 				k := draw(t)
 				_, had := now.want[k]
 				dry.Remove(k)
+				if rapid.IntRange(0, 9).Draw(t, "pass") == 0 {
+					now.edit(t, k)
+					continue
+				}
 				if rapid.IntRange(0, 2).Draw(t, "step") > 0 {
 					slot := rapid.Uint32().Draw(t, "slot")
 					if now.tree.Put(k, slot) == had {
