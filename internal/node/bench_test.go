@@ -23,7 +23,7 @@ import (
 // threeNodes runs a cluster of three nodes in this process, with real files and
 // sockets, and a sticky group of ten instances of the fake driver. traffic gives
 // them proxies, and the API with those.
-func threeNodes(b *testing.B, traffic bool) []*node.Node {
+func threeNodes(b testing.TB, traffic bool) []*node.Node {
 	b.Helper()
 	nodes := startNodes(b, traffic)
 	c := nodes[0].Cluster()
