@@ -74,7 +74,7 @@ func parse(args []string) (*options, string, error) {
 		etcdPath = f.String("etcd", "bin/etcd", "the etcd binary")
 		perConn  = f.Int("etcd-clients-per-conn", 64, "how many clients share one connection to etcd; fewer made it slower")
 		systems  = f.String("systems", "paceline,paceline-wal,etcd", "what to measure; paceline-wal has the other log store, and is measured in writes only")
-		parts    = f.String("run", "writes,reads,failover,memory", "which sections to run")
+		parts    = f.String("run", "writes,reads,failover,memory,sessions", "which sections to run")
 		clients  = f.String("clients", "1,64,256", "how many clients write")
 		reps     = f.Int("reps", 3, "how often each section is measured")
 		window   = f.Duration("dur", 4*time.Second, "how long each load is measured")

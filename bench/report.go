@@ -146,6 +146,8 @@ var goals = map[string]goal{
 	"write c=64 (wal)":                 {ratio: true, least: true, value: 1.6},
 	"write c=256 (wal)":                {ratio: true, least: true, value: 2},
 	"write c=1 p50 (wal)":              {ratio: true, value: 1},
+	"sessions to writes c=64":          {least: true, value: 1},
+	"sessions to writes c=256":         {least: true, value: 1},
 	"strong read c=64":                 {ratio: true, least: true, value: 2},
 	"stale read c=64":                  {ratio: true, least: true, value: 2.5},
 	"SIGKILL first ack":                {value: 50},

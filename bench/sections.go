@@ -40,6 +40,7 @@ func sections() []section {
 		{"reads", measureReads},
 		{"failover", measureFailover},
 		{"memory", measureMemory},
+		{"sessions", measureSessions},
 	}
 }
 
@@ -67,8 +68,8 @@ func runSections(ctx context.Context, o *options, r *report) error {
 				slices.Reverse(order)
 			}
 			for _, s := range order {
-				if s.name() == oursWAL && sec.name != writes {
-					continue // the log store matters to writes alone
+				if s.name() == oursWAL && sec.name != writes || s.name() == peer && sec.name == "sessions" {
+					continue // the log store matters to writes alone; the peer knows no sessions
 				}
 				if err := runOne(ctx, o, sec, s, rep, r); err != nil {
 					return fmt.Errorf("%s of %s: %w", sec.name, s.name(), err)
@@ -213,7 +214,7 @@ func recordFailover(o *options, r *report, system, fault string, res *failoverRe
 // record adds a closed loop's rate, latencies and errors to the report.
 func record(o *options, r *report, system, name string, res *loadResult) {
 	sec := strings.Fields(name)[0]
-	if sec != "write" {
+	if sec != "write" && sec != "session" {
 		sec = "read"
 	}
 	r.add(system, key{sec, name, "1/s", median}, res.perSecond())
