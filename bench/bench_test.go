@@ -260,7 +260,7 @@ func TestReport(t *testing.T) {
 // TestGoalsNameRows finds goals that no section would ever report.
 func TestGoalsNameRows(t *testing.T) {
 	known := func(name string) bool {
-		for _, prefix := range []string{"write c=", "strong read c=", "stale read c=", "SIGKILL ", "SIGSTOP ", "SIGTERM ", "RSS a node, "} {
+		for _, prefix := range []string{"write c=", "strong read c=", "stale read c=", "SIGKILL ", "SIGSTOP ", "SIGTERM ", "RSS a node, ", "sessions to writes c="} {
 			if strings.HasPrefix(name, prefix) {
 				return true
 			}
