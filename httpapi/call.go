@@ -32,6 +32,10 @@ type call struct {
 	index  uint64        // that the answer reflects; 0 for the present one
 	stale  time.Duration // age of that state
 	waited bool          // the time of the request says nothing about us
+
+	begun   time.Time
+	resumed bool // it was parked, and has returned
+	parked  bool // nothing is answered now
 }
 
 // Media types of answers.
@@ -43,24 +47,33 @@ var (
 
 // serve runs one request: the only layer between the router and a handler.
 func (s *Server) serve(gc *gin.Context, r *route) {
-	begun := time.Now()
-	c := &call{s: s, c: gc, route: r, ctx: gc.Request.Context(), stale: -1}
+	c := &call{s: s, c: gc, route: r, ctx: gc.Request.Context(), stale: -1, begun: time.Now()}
 	m := s.metrics.of(r)
 	m.inFlight.Inc()
 	defer func() { // also when the connection is cut on purpose
 		m.inFlight.Dec()
+		if c.parked {
+			return // it is counted when it is answered
+		}
 		status := gc.Writer.Status()
-		m.count(status, time.Since(begun), c.waited || r.stream)
-		s.logAccess(c, status, begun)
+		m.count(status, time.Since(c.begun), c.waited || r.stream)
+		s.logAccess(c, status, c.begun)
 	}()
 	defer func() {
 		if p := recover(); p != nil {
 			c.panicked(p)
 		}
 	}()
-	c.requestID = s.ids.of(gc.Request.Header)
+	if conn := connectionOf(gc.Request); conn != nil && conn.again != nil {
+		c.requestID, c.begun, c.resumed, c.waited = conn.again.requestID, conn.again.begun, true, true
+		conn.again = nil
+	} else {
+		c.requestID = s.ids.of(gc.Request.Header)
+	}
 	gc.Writer.Header()[client.HeaderRequestID] = []string{c.requestID}
-	if err := c.run(); err != nil {
+	if err := c.run(); errors.Is(err, errParked) {
+		c.parked = true
+	} else if err != nil {
 		c.fail(err)
 	}
 }

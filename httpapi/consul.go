@@ -79,7 +79,8 @@ func consulCatalog(c *call) error {
 // there is an empty list, and a reader may wait for it.
 func (c *call) consulService(form, filter string, list func(*fsm.State, *fsm.Group) any) error {
 	name := c.param("service")
-	index := func() uint64 { return serviceIndex(c.s.cfg.Cluster.State(), name) }
+	cluster := c.s.cfg.Cluster // as in awaitService
+	index := func() uint64 { return serviceIndex(cluster.State(), name) }
 	if err := c.consulWait(name, index); err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ type feed struct {
 	service string
 	readers int
 	news    chan struct{} // closed at the next change
+	parked  map[*parked]struct{}
 }
 
 // allServices is the feed of those who wait for which services there are. It
@@ -111,7 +112,35 @@ func (d *directory) wake(service string) {
 	if f := d.feeds[service]; f != nil {
 		close(f.news)
 		f.news = make(chan struct{})
+		for w := range f.parked {
+			w.wake()
+		}
 	}
+}
+
+// wakeAll lets everybody look whether to go on waiting.
+func (d *directory) wakeAll() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for service := range d.feeds {
+		d.wake(service)
+	}
+}
+
+// park has a parked reader of a feed woken, until it leaves.
+func (d *directory) park(w *parked) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if w.feed.parked == nil {
+		w.feed.parked = map[*parked]struct{}{}
+	}
+	w.feed.parked[w] = struct{}{}
+}
+
+func (d *directory) leaves(w *parked) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(w.feed.parked, w)
 }
 
 // join makes the caller a reader of a service, until it leaves.

@@ -72,6 +72,7 @@ type Server struct {
 	hub     *hub
 
 	directory *directory
+	parking   *parking
 	turn      atomic.Uint64 // of the instances that sessions are routed to
 	leaving   atomic.Pointer[string]
 	blocked   atomic.Int64
@@ -104,7 +105,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Registerer, cfg.Gatherer = own, own
 	}
 	cfg.sessionDefaults()
-	s := &Server{cfg: cfg, log: cfg.Logger, ids: newRequestIDs()}
+	s := &Server{cfg: cfg, log: cfg.Logger, ids: newRequestIDs(), parking: newParking()}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.open, s.stop = context.WithCancel(s.life)
 	if err := s.Reload(); err != nil {
@@ -127,7 +128,8 @@ func New(cfg Config) (*Server, error) {
 		Handler: s, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout,
 		WriteTimeout: answerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return s.life },
+		BaseContext: func(net.Listener) context.Context { return s.life }, ConnContext: withConnection,
+		ConnState: s.parking.known,
 	}
 	return s, nil
 }
@@ -143,8 +145,11 @@ func (s *Server) Start() {
 // Serve answers requests from a listener until Shutdown.
 func (s *Server) Serve(l net.Listener) error {
 	s.Start()
+	back := make(chan error, 1)
+	go func() { back <- s.http.Serve(parkingListener{s.parking, l.Addr()}) }()
 	err := s.http.Serve(netutil.LimitListener(l, s.cfg.Connections))
 	if errors.Is(err, http.ErrServerClosed) {
+		<-back
 		return nil
 	}
 	return err
@@ -159,6 +164,7 @@ func (s *Server) NotReady(reason string) { s.leaving.Store(&reason) }
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.NotReady("the node is stopping")
 	s.stop()
+	s.parking.leave(s.directory.wakeAll)
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		_ = s.http.Close()
@@ -173,6 +179,9 @@ func (s *Server) OpenAPI() []byte { return s.openapi }
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if c := connectionOf(r); c != nil {
+		c.method = r.Method
+	}
 	if r.Method == http.MethodHead {
 		// HEAD is GET without the body, which net/http leaves out by itself.
 		g := *r

@@ -210,7 +210,8 @@ func getService(c *call) error {
 
 // awaitService blocks until a service has changed after an index.
 func (c *call) awaitService(group string, index uint64, wait time.Duration) error {
-	return c.awaitFeed(group, func() uint64 { return serviceIndex(c.s.cfg.Cluster.State(), group) }, index, wait)
+	cluster := c.s.cfg.Cluster // a parked request must not keep the call
+	return c.awaitFeed(group, func() uint64 { return serviceIndex(cluster.State(), group) }, index, wait)
 }
 
 // awaitFeed blocks until what a feed tells of has an index above the given
@@ -218,24 +219,29 @@ func (c *call) awaitService(group string, index uint64, wait time.Duration) erro
 // or the state restored, and when wait is over; neither is an error.
 func (c *call) awaitFeed(service string, at func() uint64, index uint64, wait time.Duration) error {
 	began := at()
-	if began > index || wait == 0 {
+	if began > index || wait == 0 || c.resumed {
 		return nil
 	}
 	release, err := c.watching()
 	if err != nil {
 		return err
 	}
-	defer release()
+	f := c.s.directory.join(service)
+	d := c.s.directory
+	leave := func() { d.leave(f); release() }
+	over := func() bool { now := at(); return now > index || now < began }
+	if c.park(f, time.Now().Add(wait), over, leave) {
+		return errParked
+	}
+	defer leave()
 	c.waited = true
 	c.unhurried()
 	ctx, cancel := context.WithTimeout(c.ctx, wait)
 	defer cancel()
 	defer context.AfterFunc(c.s.open, cancel)()
-	f := c.s.directory.join(service)
-	defer c.s.directory.leave(f)
 	for {
-		news := c.s.directory.news(f)
-		if now := at(); now > index || now < began {
+		news := d.news(f)
+		if over() {
 			return nil
 		}
 		select {

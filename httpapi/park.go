@@ -1,0 +1,234 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// A reader that waits for a service may wait for minutes, and there may be ten
+// thousand of them. What net/http keeps for a running request, two goroutines
+// with deep stacks and three buffers, is 27 KB then. So such a request is
+// parked: its connection is taken from net/http, together with the head of the
+// request, and waits in a goroutine that only reads. When the wait is over the
+// connection comes in by a listener once more, the head first, and the request
+// is answered like any other, with all checks, headers and keep-alive.
+//
+//	request ─► handler has nothing new ─► parked ─┬─ news, the end of the wait, shutdown ─► returns ─► answered
+//	                                              ├─ more bytes of the client ─► returns (one answer, early)
+//	                                              └─ the client has gone ─► closed
+type parking struct {
+	back   chan net.Conn
+	closed chan struct{}
+	shut   sync.Once
+
+	mu      sync.Mutex
+	closing bool
+	waiting sync.WaitGroup
+}
+
+func newParking() *parking {
+	return &parking{back: make(chan net.Conn, 256), closed: make(chan struct{})}
+}
+
+// errParked says that the handler has nothing to answer: the request returns.
+var errParked = errors.New("the request is parked")
+
+// connection is what the server knows of the connection of a request.
+type connection struct {
+	conn   net.Conn
+	method string    // of the present request, which may be HEAD
+	again  *returned // of a parked request that has returned, until it is served
+}
+
+// returned is what stays the same when a parked request is served again.
+type returned struct {
+	requestID string
+	begun     time.Time
+}
+
+type connectionKey struct{}
+
+// connectionOf returns nil when somebody else's server has the connection: its
+// requests are not parked.
+func connectionOf(r *http.Request) *connection {
+	c, _ := r.Context().Value(connectionKey{}).(*connection)
+	return c
+}
+
+func withConnection(ctx context.Context, conn net.Conn) context.Context {
+	c := &connection{conn: conn}
+	if p, ok := conn.(*parkedConn); ok {
+		c.again = p.again
+	}
+	return context.WithValue(ctx, connectionKey{}, c)
+}
+
+// parkedConn gives the head of its request before it goes on with what the
+// client sends.
+type parkedConn struct {
+	net.Conn
+	head  []byte
+	again *returned
+}
+
+// Read implements [net.Conn].
+func (p *parkedConn) Read(b []byte) (int, error) {
+	if len(p.head) == 0 {
+		return p.Conn.Read(b)
+	}
+	n := copy(b, p.head)
+	if p.head = p.head[n:]; len(p.head) == 0 {
+		p.head = nil
+	}
+	return n, nil
+}
+
+// parked is a request that waits.
+type parked struct {
+	conn  net.Conn
+	head  []byte
+	again *returned
+	feed  *feed
+	until time.Time
+	over  func() bool // there is something new
+	more  [1]byte
+}
+
+// park takes the request from net/http until over says so, or a time. It
+// reports false when the request has to wait where it is.
+func (c *call) park(f *feed, until time.Time, over func() bool, release func()) bool {
+	r, lot := c.c.Request, c.s.parking
+	at := connectionOf(r)
+	if at == nil || r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.ContentLength != 0 || r.Header.Get("Expect") != "" {
+		return false
+	}
+	if !lot.enter() {
+		return false
+	}
+	var head bytes.Buffer
+	_, _ = fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", at.method, r.RequestURI, r.Host)
+	_ = r.Header.Write(&head) // a buffer takes everything
+	head.WriteString("\r\n")
+	conn, buffered, err := c.c.Writer.Hijack()
+	if err != nil {
+		lot.waiting.Done()
+		return false
+	}
+	if p, ok := conn.(*parkedConn); ok {
+		conn = p.Conn // or each wait would add a layer
+	}
+	early, _ := buffered.Peek(buffered.Reader.Buffered())
+	head.Write(early)
+	w := &parked{
+		conn: conn, head: bytes.Clone(head.Bytes()), again: &returned{c.requestID, c.begun}, feed: f, until: until, over: over,
+	}
+	go c.s.wait(w, len(early) > 0, release)
+	return true
+}
+
+// wait is the life of a parked request.
+func (s *Server) wait(w *parked, early bool, release func()) {
+	s.directory.park(w)
+	stays := early || s.listen(w)
+	s.directory.leaves(w)
+	release()
+	if !stays {
+		_ = w.conn.Close()
+		s.parking.waiting.Done()
+		return
+	}
+	_ = w.conn.SetReadDeadline(time.Time{})
+	s.parking.give(&parkedConn{Conn: w.conn, head: w.head, again: w.again})
+}
+
+// listen reads until the wait is over, and reports whether the client is still
+// there. Whoever has news ends the read by its deadline: that set here comes
+// before the look at the state, so that no news is lost between the two.
+func (s *Server) listen(w *parked) bool {
+	for {
+		if w.conn.SetReadDeadline(w.until) != nil {
+			return false
+		}
+		if w.over() || s.open.Err() != nil || !time.Now().Before(w.until) {
+			return true
+		}
+		n, err := w.conn.Read(w.more[:])
+		if n > 0 {
+			w.head = append(w.head, w.more[0])
+			return true
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false
+		}
+	}
+}
+
+// wake ends the read of a parked request.
+func (w *parked) wake() { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+func (p *parking) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closing {
+		p.waiting.Add(1)
+	}
+	return !p.closing
+}
+
+// leave lets no request in any more and returns when all have returned.
+func (p *parking) leave(wakeAll func()) {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	wakeAll()
+	p.waiting.Wait()
+}
+
+func (p *parking) give(c net.Conn) {
+	select {
+	case p.back <- c:
+	case <-p.closed:
+		_ = c.Close()
+		p.waiting.Done()
+	}
+}
+
+// known is told by net/http what becomes of connections. A parked one is on
+// its way until net/http would wait for it in a shutdown.
+func (p *parking) known(c net.Conn, state http.ConnState) {
+	if _, parked := c.(*parkedConn); parked && state == http.StateNew {
+		p.waiting.Done()
+	}
+}
+
+// parkingListener is where parked connections come back in.
+type parkingListener struct {
+	*parking
+	addr net.Addr
+}
+
+// Accept implements [net.Listener].
+func (p parkingListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.back:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements [net.Listener].
+func (p parkingListener) Close() error {
+	p.shut.Do(func() { close(p.closed) })
+	return nil
+}
+
+// Addr implements [net.Listener].
+func (p parkingListener) Addr() net.Addr { return p.addr }
