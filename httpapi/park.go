@@ -43,6 +43,7 @@ var errParked = errors.New("the request is parked")
 // connection is what the server knows of the connection of a request.
 type connection struct {
 	conn   net.Conn
+	home   func()    // see parkedConn; nil when it was not parked
 	method string    // of the present request, which may be HEAD
 	again  *returned // of a parked request that has returned, until it is served
 }
@@ -65,7 +66,7 @@ func connectionOf(r *http.Request) *connection {
 func withConnection(ctx context.Context, conn net.Conn) context.Context {
 	c := &connection{conn: conn}
 	if p, ok := conn.(*parkedConn); ok {
-		c.again = p.again
+		c.again, c.home = p.again, p.home
 	}
 	return context.WithValue(ctx, connectionKey{}, c)
 }
@@ -76,6 +77,7 @@ type parkedConn struct {
 	net.Conn
 	head  []byte
 	again *returned
+	home  func() // once: the request is served, or never will be
 }
 
 // Read implements [net.Conn].
@@ -145,7 +147,7 @@ func (s *Server) wait(w *parked, early bool, release func()) {
 		return
 	}
 	_ = w.conn.SetReadDeadline(time.Time{})
-	s.parking.give(&parkedConn{Conn: w.conn, head: w.head, again: w.again})
+	s.parking.give(&parkedConn{Conn: w.conn, head: w.head, again: w.again, home: sync.OnceFunc(s.parking.waiting.Done)})
 }
 
 // listen reads until the wait is over, and reports whether the client is still
@@ -191,20 +193,20 @@ func (p *parking) leave(wakeAll func()) {
 	p.waiting.Wait()
 }
 
-func (p *parking) give(c net.Conn) {
+func (p *parking) give(c *parkedConn) {
 	select {
 	case p.back <- c:
 	case <-p.closed:
 		_ = c.Close()
-		p.waiting.Done()
+		c.home()
 	}
 }
 
-// known is told by net/http what becomes of connections. A parked one is on
-// its way until net/http would wait for it in a shutdown.
-func (p *parking) known(c net.Conn, state http.ConnState) {
-	if _, parked := c.(*parkedConn); parked && state == http.StateNew {
-		p.waiting.Done()
+// known is told by net/http what becomes of connections. A parked request is
+// on its way until it is served: in a shutdown, net/http drops those before.
+func known(c net.Conn, state http.ConnState) {
+	if p, parked := c.(*parkedConn); parked && state == http.StateClosed {
+		p.home()
 	}
 }
 

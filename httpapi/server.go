@@ -129,7 +129,7 @@ func New(cfg Config) (*Server, error) {
 		WriteTimeout: answerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return s.life }, ConnContext: withConnection,
-		ConnState: s.parking.known,
+		ConnState: known,
 	}
 	return s, nil
 }
@@ -180,7 +180,9 @@ func (s *Server) OpenAPI() []byte { return s.openapi }
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c := connectionOf(r); c != nil {
-		c.method = r.Method
+		if c.method = r.Method; c.home != nil {
+			c.home()
+		}
 	}
 	if r.Method == http.MethodHead {
 		// HEAD is GET without the body, which net/http leaves out by itself.
