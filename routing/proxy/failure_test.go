@@ -312,3 +312,54 @@ func TestPanic(t *testing.T) {
 		})
 	}
 }
+
+// While a connection is made the request is load already: an instance that takes
+// no connections must not look idle.
+func TestDialIsLoad(t *testing.T) {
+	f := newFleet(t, fsm.Service{Timeouts: fsm.ServiceTimeouts{Connect: fsm.Duration(time.Minute)}})
+	f.start("web", "i1", full(t), fsm.Healthy)
+	f.sync()
+	c := dial(t, f.addr)
+	c.send(get)
+	eventually(t, "it is load", func() bool { return f.p.Counts().Loads == 1 })
+	f.p.CloseDials()
+}
+
+// An instance is not charged with the time that another has taken.
+func TestLatencyIsTheInstancesOwn(t *testing.T) {
+	f := newFleet(t, fsm.Service{
+		Balancer: fsm.Balancer{Policy: fsm.BalanceRoundRobin},
+		Retry:    fsm.Retry{PerTryTimeout: fsm.Duration(300 * time.Millisecond), BudgetPercent: 100},
+		Health:   fsm.ServiceHealth{ConsecutiveFailures: 1000},
+	})
+	f.script("slow", func(c *rawConn) { c.head(); c.head() })
+	f.script("fast", answers(ok))
+	for range 4 {
+		f.ask(get).want(t, 200, "ok")
+	}
+	if f.p.Event("web", "retry") == 0 {
+		t.Fatal("nothing was tried again")
+	}
+	if d := f.p.MeanLatency("web", "fast"); d >= 150*time.Millisecond {
+		t.Errorf("the fast instance answers in %v", d)
+	}
+}
+
+// A retry takes the newest plan: the only instance may have been replaced.
+func TestRetryTakesTheNewestPlan(t *testing.T) {
+	f := newFleet(t, fsm.Service{Retry: fsm.Retry{BudgetPercent: 100}})
+	arrived, gone := make(chan bool), make(chan bool)
+	f.script("old", func(c *rawConn) {
+		c.head()
+		arrived <- true
+		<-gone
+		c.reset()
+	})
+	c := dial(t, f.addr)
+	c.send(get)
+	<-arrived
+	f.report("old", fsm.Failed, "")
+	f.script("new", answers(ok))
+	gone <- true
+	c.read("GET").want(t, 200, "ok")
+}

@@ -248,6 +248,9 @@ func TestHostileStreams(t *testing.T) {
 		{"length without a body", "/", "a.test", []string{"10"}, "", "400"},
 		{"two lengths", "/", "a.test", []string{"3", "3"}, "abc", "400"},
 		{"length that is none", "/", "a.test", []string{"+3"}, "abc", "400 or reset"},
+		{"fragment in the path", "/a#b", "a.test", nil, "", "400"},
+		{"asterisk", "*", "a.test", nil, "", "400 or reset"},
+		{"no host", "/", "", nil, "", "400 or reset"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := f.p.Answers("web", "i1")
@@ -270,6 +273,43 @@ func TestHostileStreams(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A method that is none must not become a request line of its own.
+func TestHostileMethods(t *testing.T) {
+	f := newFleet(t, fsm.Service{})
+	f.handler("i1", echo)
+	for _, method := range []string{"GET /admin HTTP/1.1", "get", "G\tT", "GET /", strings.Repeat("A", 40)} {
+		fr, head := h2frames(t, f)
+		head(true, ":method", method, ":scheme", "http", ":path", "/public", ":authority", "a.test")
+		if got := outcome(t, fr); got != "400" && got != "reset" && got != "closed" {
+			t.Errorf("%q: %s", method, got)
+		}
+	}
+	if n := f.p.Answers("web", "i1"); n != 0 {
+		t.Errorf("the instance has answered %d times", n)
+	}
+}
+
+// A client that takes nothing of what it asked for holds nothing for ever.
+func TestStuckStreams(t *testing.T) {
+	f := newFleet(t, fsm.Service{Timeouts: fsm.ServiceTimeouts{Stall: fsm.Duration(100 * time.Millisecond)}},
+		func(_ *proxy.Config, before *func(*proxy.Proxy)) {
+			*before = func(p *proxy.Proxy) {
+				p.Waits(0, 0, 20*time.Millisecond, 0)
+				p.StuckAfter(100 * time.Millisecond)
+			}
+		})
+	f.handler("i1", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 64<<20)) })
+	fr, head := h2frames(t, f)
+	_ = fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+	_ = fr.WriteWindowUpdate(0, 1<<30)
+	head(true, ":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a.test")
+	eventually(t, "the instance is asked", func() bool { return f.p.Counts().Instances == 1 })
+	eventually(t, "nothing is held", func() bool {
+		c := f.p.Counts()
+		return c.Requests|c.Instances|c.Loads|c.Conns == 0
+	})
 }
 
 // A stream that its client takes back does not end the instance's body well.

@@ -37,13 +37,15 @@ func TestHedge(t *testing.T) {
 	if f.hedges() == 0 || slow.conns.Load() == 0 {
 		t.Fatalf("%d hedges, %d connections to the slow instance", f.hedges(), slow.conns.Load())
 	}
-	// What may not be repeated is not sent twice.
+	// What may not be repeated, or changes something, is not sent twice.
 	before := f.hedges()
-	for range 2 {
-		c.ask("POST / HTTP/1.1\r\nHost: a.test\r\n\r\n").want(t, 200, "*")
+	for _, method := range []string{"POST", "DELETE", "PUT"} {
+		for range 2 {
+			c.ask(method+" / HTTP/1.1\r\nHost: a.test\r\n\r\n").want(t, 200, "*")
+		}
 	}
 	if n := f.hedges() - before; n != 0 {
-		t.Errorf("%d copies of a POST were sent", n)
+		t.Errorf("%d copies of requests that change something were sent", n)
 	}
 	if n := testutil.CollectAndCount(f.metrics); n == 0 {
 		t.Error("no metrics")
@@ -89,7 +91,13 @@ func TestHedgeFails(t *testing.T) {
 // TestHedgeSticky: a session's request has no second copy, however late the
 // answer of its instance is.
 func TestHedgeSticky(t *testing.T) {
-	f := newStickyFleet(t, sticky, func(s *fsm.Service) {
+	for _, strategy := range []string{fsm.StickyTable, fsm.StickyHash} {
+		t.Run(strategy, func(t *testing.T) { hedgeSticky(t, strategy) })
+	}
+}
+
+func hedgeSticky(t *testing.T, strategy string) {
+	f := newStickyFleet(t, fsm.Stickiness{Strategy: strategy}, func(s *fsm.Service) {
 		s.Retry = fsm.Retry{HedgeAfter: fsm.Duration(time.Millisecond), BudgetPercent: 100}
 	})
 	for _, id := range []string{"e", "f"} {

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -93,6 +94,36 @@ func TestMaxInFlight(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// However many instances are full, one that is free is found.
+func TestOneIsFree(t *testing.T) {
+	f := newFleet(t, fsm.Service{
+		Limits: fsm.ServiceLimits{MaxInFlightPerInstance: 1}, Balancer: fsm.Balancer{Policy: fsm.BalanceRandom},
+		Timeouts: fsm.ServiceTimeouts{Queue: fsm.Duration(time.Minute)},
+	})
+	release := make(chan bool)
+	const n = 40
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer s.Close()
+	for k := range n {
+		f.start("web", fmt.Sprint("i", k), s.Listener.Addr().String(), fsm.Healthy)
+	}
+	f.sync()
+	replies := make(chan reply, n)
+	for range n {
+		go func() { replies <- f.ask(get) }()
+	}
+	eventually(t, "each instance has one", func() bool { return f.p.Counts().Instances == n })
+	if q := f.p.Event("web", "queued"); q != 0 {
+		t.Errorf("%d requests waited while instances were free", q)
+	}
+	close(release)
+	for range n {
+		r := <-replies
+		r.want(t, 200, "")
+	}
+	f.stop()
 }
 
 // Those above the limit wait.
