@@ -32,6 +32,7 @@ const (
 	maxMembers     = 512       // names known
 	maxGossipState = 256 << 10 // one exchange of address books
 	maxGossipMeta  = 512       // what memberlist carries for a node
+	retransmits    = 20        // of one piece of news by one node, times log10 of the nodes
 
 	// Log and snapshots.
 	maxCachedLogs     = 1024     // entries kept in memory for replication

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -173,9 +174,8 @@ func (c *crowd) end() []visited {
 	return c.all
 }
 
-// ejected are the instances that a node's proxy sends nothing to, by its own
-// judgement.
-func (n *node) ejected() (map[string]bool, error) {
+// series reads one of the proxy's series at a node, by instance.
+func (n *node) series(name string) (map[string]float64, error) {
 	ctx, cancel := n.ctx(2 * time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.api()+"/metrics", nil)
@@ -187,17 +187,35 @@ func (n *node) ejected() (map[string]bool, error) {
 		return nil, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read to its end
-	out := map[string]bool{}
+	out := map[string]float64{}
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
-		line := lines.Text()
-		if strings.HasPrefix(line, "paceline_proxy_instance_ejected{") && strings.HasSuffix(line, " 1") {
-			_, rest, _ := strings.Cut(line, `instance="`)
-			id, _, _ := strings.Cut(rest, `"`)
-			out[id] = true
+		rest, ok := strings.CutPrefix(lines.Text(), "paceline_proxy_"+name+"{")
+		if _, rest, _ = strings.Cut(rest, `instance="`); !ok {
+			continue
 		}
+		id, _, _ := strings.Cut(rest, `"`)
+		value, err := strconv.ParseFloat(rest[strings.LastIndexByte(rest, ' ')+1:], 64)
+		if err != nil {
+			return nil, err
+		}
+		out[id] += value
 	}
 	return out, lines.Err()
+}
+
+// total adds up a series of some instances at some nodes.
+func total(nodes []*node, name string, ids map[string]bool) (sum float64, err error) {
+	for _, n := range nodes {
+		values, err := n.series(name)
+		if err != nil {
+			return 0, err
+		}
+		for id := range ids {
+			sum += values[id]
+		}
+	}
+	return sum, nil
 }
 
 // on are the instances of both services on a node.
@@ -215,12 +233,12 @@ func (f *fleet) on(n *node) map[string]bool {
 
 // allOut says which of some instances a node's proxy still uses.
 func (n *node) allOut(ids map[string]bool) error {
-	out, err := n.ejected()
+	out, err := n.series("instance_ejected")
 	if err != nil {
 		return err
 	}
 	for id := range ids {
-		if !out[id] {
+		if out[id] == 0 {
 			return fmt.Errorf("%s still uses %s", n.name, id)
 		}
 	}
@@ -245,8 +263,8 @@ func (n *node) signalAll(sig syscall.Signal) {
 type vanishing struct {
 	out                  []time.Duration // until a proxy had all instances out
 	late                 []time.Duration // when the last request began that was held up, by proxy
-	worst                time.Duration
-	suspect, dead, state time.Duration // what gossip and the state said
+	worst, noise         time.Duration   // the slowest answer since then, and before
+	suspect, dead, state time.Duration   // what gossip and the state said
 	answers, slow        int
 	failed               []error
 }
@@ -260,8 +278,8 @@ func vanish(t *testing.T, f *fleet, strike, heal func(*node)) (r vanishing) {
 	ids := f.on(victim)
 	c := throng(others)
 	c.more(t, visitsAhead)
-	at := time.Now()
 	strike(victim)
+	at := time.Now()
 	var wg sync.WaitGroup
 	r.out = make([]time.Duration, len(others))
 	for k, n := range others {
@@ -298,6 +316,7 @@ func vanish(t *testing.T, f *fleet, strike, heal func(*node)) (r vanishing) {
 			r.failed = append(r.failed, v.err)
 		}
 		if v.begun.Add(v.took).Before(at) {
+			r.noise = max(r.noise, v.took)
 			continue
 		}
 		r.worst = max(r.worst, v.took)
@@ -325,29 +344,84 @@ func (f *fleet) rowOf(by, n *node) fsm.NodeState {
 	return row.State
 }
 
+// ends are the ways in which a node stops answering without a word.
+var ends = []struct {
+	name         string
+	strike, heal func(f *fleet, w *network, n *node)
+}{
+	{"vanished", func(f *fleet, w *network, n *node) {
+		for _, o := range f.others(n) {
+			w.cut(n, o)
+		}
+	}, func(f *fleet, w *network, _ *node) { w.join(f.nodes...) }},
+	{"frozen", func(_ *fleet, _ *network, n *node) { n.freeze() }, func(_ *fleet, _ *network, n *node) { n.thaw() }},
+}
+
+// TestVanishedNode takes a node from the network, or stops all its processes,
+// under load: the proxies of the others take its instances out by themselves,
+// before the cluster says that it is down; no request fails, and none goes to
+// these instances any more.
+func TestVanishedNode(t *testing.T) {
+	quick(t)
+	for _, k := range ends {
+		t.Run(k.name, func(t *testing.T) {
+			f, w := cutFleet(t, 3)
+			services(t, f)
+			leader := f.leader()
+			victim := f.others(leader)[0]
+			others, ids := f.others(victim), f.on(victim)
+			if len(ids) == 0 {
+				t.Fatalf("%s has no instances", victim.name)
+			}
+			c := throng(others)
+			c.more(t, visitsAhead)
+			k.strike(f, w, victim)
+			eventually(t, settleDeadline, "the end of the requests to "+victim.name, func() error {
+				for _, n := range others {
+					if err := n.allOut(ids); err != nil {
+						return err
+					}
+				}
+				under, err := total(others, "instance_requests_in_flight", ids)
+				if err == nil && under > 0 {
+					err = fmt.Errorf("%v wait for an answer", under)
+				}
+				return err
+			})
+			if f.rowOf(leader, victim) == fsm.NodeStateDown {
+				t.Error("the cluster was as quick as the proxies: nothing is shown of these")
+			}
+			failures, err := total(others, "instance_failures_total", ids)
+			must(t, err)
+			c.more(t, visitsAhead)
+			after, err := total(others, "instance_failures_total", ids)
+			must(t, err)
+			if after > failures {
+				t.Errorf("%v attempts at instances of %s failed after they were out", after-failures, victim.name)
+			}
+			for _, v := range c.end() {
+				if v.err != nil {
+					t.Error("a request failed:", v.err)
+				}
+			}
+			k.heal(f, w, victim)
+		})
+	}
+}
+
 // TestMeasureVanish prints how long a node that vanished, or froze, holds up
 // clients of the other nodes. It asserts that no request failed, and no times.
 func TestMeasureVanish(t *testing.T) {
 	full(t)
-	kinds := []struct {
-		name         string
-		strike, heal func(f *fleet, w *network, n *node)
-	}{
-		{"vanished", func(f *fleet, w *network, n *node) {
-			for _, o := range f.others(n) {
-				w.cut(n, o)
-			}
-		}, func(f *fleet, w *network, _ *node) { w.join(f.nodes...) }},
-		{"frozen", func(_ *fleet, _ *network, n *node) { n.freeze() }, func(_ *fleet, _ *network, n *node) { n.thaw() }},
-	}
-	for _, k := range kinds {
+	for _, k := range ends {
 		t.Run(k.name, func(t *testing.T) {
-			f, w := cutFleet(t, 3)
-			services(t, f)
 			for range trials(3) {
+				f, w := cutFleet(t, 3) // after a death all instances are elsewhere
+				services(t, f)
 				r := vanish(t, f, func(n *node) { k.strike(f, w, n) }, func(n *node) { k.heal(f, w, n) })
-				t.Logf("%s: instances out at %v; last request held up begun at %v; %d of %d took over %v, the worst %v; gossip suspects at %v, dead at %v, down in the state at %v; failed %d",
-					k.name, r.out, r.late, r.slow, r.answers, slowVisit, r.worst, r.suspect, r.dead, r.state, len(r.failed))
+				f.close()
+				t.Logf("%s: instances out at %v; last request held up begun at %v; %d of %d took over %v, the worst %v (before: %v); gossip suspects at %v, dead at %v, down in the state at %v; failed %d",
+					k.name, r.out, r.late, r.slow, r.answers, slowVisit, r.worst, r.noise, r.suspect, r.dead, r.state, len(r.failed))
 				if len(r.failed) > 0 {
 					t.Errorf("%d requests failed, such as: %v", len(r.failed), errors.Join(r.failed[:min(3, len(r.failed))]...))
 				}

@@ -18,7 +18,7 @@ import (
 // over. A stopped process is as quiet. So the janitor finds instances that
 // answer nobody while somebody waits, and looks at them and at their node.
 //
-//	answers ── none for doubtAfter, and a request waits ──► in doubt
+//	answers ── none for a while, and a request waits ──► in doubt
 //	   ▲                                                       │ look
 //	   ├─ it takes connections, and its node answers ◄─────────┤ (slow, and no more)
 //	   │                                                       ▼
@@ -182,7 +182,7 @@ func (p *Proxy) lookWhereQuiet(pl *plan, now time.Duration) {
 			if n != u.quiet.answers || u.stats.inflight.Load() == 0 {
 				u.quiet = quiet{n, now}
 			}
-			if now-u.quiet.since >= doubtAfter && u.waits(now-doubtAfter) {
+			if now-u.quiet.since >= p.waits.doubt && u.waits(now-p.waits.doubt) {
 				doubt[u.Node] = append(doubt[u.Node], suspect{t, u, n})
 			}
 		}
@@ -220,7 +220,7 @@ func (p *Proxy) look(pl *plan, node string, doubt []suspect) {
 		var host found
 		var wg sync.WaitGroup
 		for k, s := range doubt {
-			wg.Go(func() { knocks[k] = p.knock(s.u.addr, lookTime) })
+			wg.Go(func() { knocks[k] = p.knock(s.u.addr, p.waits.look) })
 		}
 		wg.Go(func() { host = p.askNode(pl.nodes[node].api) })
 		wg.Wait()
@@ -239,23 +239,42 @@ func (p *Proxy) judge(doubt, all []suspect, knocks []found, host found) {
 		for _, s := range all { // what else the machine has need not be tried
 			p.silence(s, true, "nothing on its node answers")
 		}
+		p.moveAll(all)
 		return
 	}
+	var out []suspect
 	for k, f := range knocks {
-		switch s := doubt[k]; {
+		s, why := doubt[k], ""
+		switch {
 		case s.answered(): // meanwhile
 		case silent(f):
-			p.silence(s, false, "no answer and no connection")
+			why = "no answer and no connection"
 		case f == foundRefused:
-			p.silence(s, false, "no answer, and connections are refused")
+			why = "no answer, and connections are refused"
 		case host == foundMute:
-			p.silence(s, false, "no answer, and its node gives none either")
+			why = "no answer, and its node gives none either"
 		}
+		if why != "" {
+			p.silence(s, false, why)
+			out = append(out, s)
+		}
+	}
+	p.moveAll(out)
+}
+
+// moveAll moves the requests that wait for silent instances, by a plan that
+// sends them to none of these.
+func (p *Proxy) moveAll(list []suspect) {
+	if len(list) == 0 {
+		return
+	}
+	p.replanNow(p.cfg.Cluster.State())
+	for _, s := range list {
+		s.u.release(false)
 	}
 }
 
-// silence takes an instance that was found silent out of the plans, and moves
-// the requests that wait for it.
+// silence takes an instance that was found silent out of the plans.
 func (p *Proxy) silence(s suspect, gone bool, why string) {
 	e := &s.u.ejection
 	e.silent.Store(true)
@@ -266,7 +285,6 @@ func (p *Proxy) silence(s suspect, gone bool, why string) {
 	if !e.out.Load() { // the cap forbids it: it is judged anew at the next look
 		e.silent.Store(false)
 	}
-	s.u.release(false)
 }
 
 // knock looks whether an address takes connections. It sends more than one
@@ -330,14 +348,14 @@ func (p *Proxy) askNode(api string) found {
 	if api == "" {
 		return foundOpen // there is nobody to ask
 	}
-	nc, f := p.open(api, lookTime)
+	nc, f := p.open(api, p.waits.look)
 	if nc == nil {
 		return f
 	}
 	defer nc.Close() //nolint:errcheck // it was for a look only
 	stop := context.AfterFunc(p.life, func() { _ = nc.Close() })
 	defer stop()
-	_ = nc.SetDeadline(time.Now().Add(askTime))
+	_ = nc.SetDeadline(time.Now().Add(p.waits.ask))
 	if _, err := io.WriteString(nc, "GET /livez HTTP/1.1\r\nHost: "+api+"\r\nConnection: close\r\n\r\n"); err != nil {
 		return foundMute
 	}

@@ -269,10 +269,23 @@ func (x *exchange) again(fail *failure, k int) bool {
 	if fail.blames() {
 		x.from.p.noteFailure(x.t, x.up.instance, fail.refused)
 	}
-	if fail.refused && !x.sent || x.repeatable() {
-		return x.more(k, fail.moved)
+	if !(fail.refused && !x.sent || x.repeatable()) {
+		return false
 	}
-	return false
+	return x.more(k, fail.moved)
+}
+
+// replan takes the service as the newest plan has it: its instances may have been
+// replaced, or found silent together with the request's. It returns the place that
+// this one has now; no instance before it has been tried.
+func (x *exchange) replan(k int) int {
+	t := x.from.p.plan.Load().targets[x.t.group]
+	if t == nil || t == x.t {
+		return k
+	}
+	x.t = t
+	x.w.pick.Tried = x.w.tried[:0:maxAttempts]
+	return slices.IndexFunc(t.ups, func(u *upstream) bool { return u.instance == x.up.instance })
 }
 
 // spend asks for one more attempt, on another instance than the last.
@@ -284,10 +297,7 @@ func (x *exchange) more(k int, free bool) bool {
 	if k < 0 { // the session's; the balancer must not choose it again
 		k = slices.Index(x.t.ups, x.up)
 	}
-	if t := x.from.p.plan.Load().targets[x.t.group]; t != nil && t != x.t { // which may have another instance
-		x.t, k = t, slices.IndexFunc(t.ups, func(u *upstream) bool { return u.instance == x.up.instance })
-		x.w.pick.Tried = x.w.tried[:0:maxAttempts]
-	}
+	k = x.replan(k)
 	if k >= 0 && !slices.Contains(x.w.pick.Tried, int32(k)) {
 		x.w.pick.Tried = append(x.w.pick.Tried, int32(k))
 	}

@@ -25,6 +25,22 @@ func (p *Proxy) WakeEvery(d time.Duration) { p.waits.wake = d }
 // StuckAfter shortens the time that a client of HTTP/2 may take nothing.
 func (p *Proxy) StuckAfter(d time.Duration) { p.waits.stuck = d }
 
+// Doubts sets the times of a look, as Waits does: until an instance is in doubt,
+// for a connection, and for the answer of a node.
+func (p *Proxy) Doubts(after, look, ask time.Duration) {
+	p.waits.doubt, p.waits.look, p.waits.ask = after, look, ask
+}
+
+// Looks is how often a look at a node has found something.
+func (p *Proxy) Looks(what string) (n uint64) {
+	for k, name := range looksNames {
+		if name == what {
+			n = p.stats.looks[k].Load()
+		}
+	}
+	return n
+}
+
 // ReadInterrupted interrupts a body and reads it then, as an upload does that
 // was about to read.
 func ReadInterrupted(nc net.Conn) error {
@@ -75,7 +91,7 @@ func (p *Proxy) Counts() (c Count) {
 func (p *Proxy) Event(group, name string) uint64 {
 	e := &p.plan.Load().targets[group].events
 	return map[string]uint64{
-		"retry": e.retries.Load(), "over_budget": e.noBudget.Load(), "ejection": e.ejections.Load(), "capped": e.ejectionCapped.Load(),
+		"retry": e.retries.Load(), "moved": e.moved.Load(), "over_budget": e.noBudget.Load(), "ejection": e.ejections.Load(), "capped": e.ejectionCapped.Load(),
 		"queued": e.queued.Load(), "queue_full": e.queueFull.Load(), "queue_timeout": e.queueTimeouts.Load(), "wake": e.wakes.Load(), "client_gone": e.clientGone.Load(),
 		"too_large": e.tooLarge.Load(), "upgrade": e.upgrades.Load(), "hedge": e.hedges.Load(), "bad_cookie": e.badCookies.Load(),
 	}[name]

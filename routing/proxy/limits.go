@@ -28,17 +28,12 @@ const (
 	// again; after steadyAfter without one, it starts small again.
 	maxEjection = 5 * time.Minute
 	steadyAfter = time.Minute
-	// doubtAfter is how long an instance gives no answer to anybody, while a
-	// request waits for one, until it is looked at; lookAgain is the pause
-	// between two looks at a node, and the first time out of a silent instance.
-	doubtAfter = 500 * time.Millisecond
-	lookAgain  = time.Second
-	// lookTime bounds the wait for a connection at a look, knockAgain how long
-	// it goes without sending another request for one: the system's own second
-	// one comes too late. askTime bounds the wait for a node's answer.
-	lookTime   = 600 * time.Millisecond
+	// lookAgain is the pause between two looks at a node, and the first time
+	// out of a silent instance.
+	lookAgain = time.Second
+	// knockAgain is how long a look goes without sending another request for
+	// a connection: the system's own second one comes too late.
 	knockAgain = 150 * time.Millisecond
-	askTime    = time.Second
 	// maxKnocks bounds the instances of a node that are knocked at in one look.
 	maxKnocks = 8
 	// maxProbes bounds the checks of ejected instances, and looks, under way.
@@ -96,8 +91,18 @@ type waits struct {
 	wake time.Duration
 	// stuck is how long a client of HTTP/2 may take nothing of what it is sent.
 	stuck time.Duration
+	// doubt is how long an instance gives no answer to anybody, while a request
+	// waits for one, until it is looked at.
+	doubt time.Duration
+	// look bounds the wait for a connection at a look, ask the wait for a node's
+	// answer. With doubt and two of the janitor's ticks they are less than two
+	// seconds.
+	look, ask time.Duration
 }
 
 func standardWaits() waits {
-	return waits{head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second, wake: time.Second, stuck: defaultStall}
+	return waits{
+		head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second, wake: time.Second, stuck: defaultStall,
+		doubt: 500 * time.Millisecond, look: 600 * time.Millisecond, ask: 800 * time.Millisecond,
+	}
 }
