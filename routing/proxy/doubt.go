@@ -268,7 +268,7 @@ func (p *Proxy) moveAll(list []suspect) {
 	if len(list) == 0 {
 		return
 	}
-	p.replanNow(p.cfg.Cluster.State())
+	p.replanNow()
 	for _, s := range list {
 		s.u.release(false)
 	}

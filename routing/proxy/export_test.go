@@ -124,6 +124,25 @@ func (p *Proxy) Answers(group, id string) uint64 {
 	return p.plan.Load().targets[group].all[id].stats.requests.Load()
 }
 
+// MeanLatency is the mean time until the head of an instance's answer.
+func (p *Proxy) MeanLatency(group, id string) time.Duration {
+	s := &p.plan.Load().targets[group].all[id].stats
+	return time.Duration(s.latencySum.Load() / max(s.requests.Load(), 1))
+}
+
+// Steady reports how many instances of a group are not in their slow start.
+func (p *Proxy) Steady(group string) (n int) {
+	for _, u := range p.plan.Load().targets[group].all {
+		if u.since < 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// Replan makes the next plan, as any part of the proxy may.
+func (p *Proxy) Replan() { p.replanNow() }
+
 // Services is how many services are remembered.
 func (p *Proxy) Services() int {
 	p.planning.Lock()

@@ -316,13 +316,15 @@ func TestPanic(t *testing.T) {
 // While a connection is made the request is load already: an instance that takes
 // no connections must not look idle.
 func TestDialIsLoad(t *testing.T) {
-	f := newFleet(t, fsm.Service{Timeouts: fsm.ServiceTimeouts{Connect: fsm.Duration(time.Minute)}})
-	f.start("web", "i1", full(t), fsm.Healthy)
-	f.sync()
+	f := newFleet(t, fsm.Service{Timeouts: fsm.Timeouts{Connect: fsm.Duration(time.Second)}, Retry: fsm.Retry{Attempts: 1}})
+	f.instance("i1", dark(t))
 	c := dial(t, f.addr)
 	c.send(get)
 	eventually(t, "it is load", func() bool { return f.p.Counts().Loads == 1 })
-	f.p.CloseDials()
+	if n := f.p.Answers("web", "i1"); n != 0 {
+		t.Fatal("the instance has taken the connection")
+	}
+	_ = c.read("GET")
 }
 
 // An instance is not charged with the time that another has taken.

@@ -293,7 +293,7 @@ func TestHostileMethods(t *testing.T) {
 
 // A client that takes nothing of what it asked for holds nothing for ever.
 func TestStuckStreams(t *testing.T) {
-	f := newFleet(t, fsm.Service{Timeouts: fsm.ServiceTimeouts{Stall: fsm.Duration(100 * time.Millisecond)}},
+	f := newFleet(t, fsm.Service{Timeouts: fsm.Timeouts{Stall: fsm.Duration(100 * time.Millisecond)}},
 		func(_ *proxy.Config, before *func(*proxy.Proxy)) {
 			*before = func(p *proxy.Proxy) {
 				p.Waits(0, 0, 20*time.Millisecond, 0)

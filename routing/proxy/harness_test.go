@@ -79,8 +79,15 @@ func withWake(every time.Duration, before func(context.Context, fsm.Command) err
 // may be under way.
 func newFleet(t testing.TB, s fsm.Service, opts ...option) *fleet {
 	t.Helper()
-	f := &fleet{cluster: newCluster(t), metrics: prometheus.NewRegistry()}
-	f.serve("web", &s)
+	c := newCluster(t)
+	c.serve("web", &s)
+	return newFleetOf(t, c, opts...)
+}
+
+// newFleetOf runs a proxy of a cluster that is there already.
+func newFleetOf(t testing.TB, c *cluster, opts ...option) *fleet {
+	t.Helper()
+	f := &fleet{cluster: c, metrics: prometheus.NewRegistry()}
 	before := func(p *proxy.Proxy) { p.Waits(0, 0, 20*time.Millisecond, 0) }
 	cfg := proxy.Config{Cluster: f.cluster, Addr: "127.0.0.1:0", Registerer: f.metrics, Zone: "a"}
 	for _, o := range opts {

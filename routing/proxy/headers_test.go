@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -88,5 +89,61 @@ func TestOwnAnswers(t *testing.T) {
 	r = c.ask("GET / HTTP/1.0\r\nHost: b.test\r\nConnection: keep-alive\r\n\r\n")
 	if r.want(t, 404, "*"); r.Header.Get("Connection") != "keep-alive" {
 		t.Error("a client of HTTP/1.0 is not told that its connection stays")
+	}
+}
+
+// A proxy of ours is believed what it says of the client, which is then the one
+// that limits and hashes are about; nobody else is.
+func TestClientBehindProxy(t *testing.T) {
+	for name, tt := range map[string]struct {
+		trusted string
+		fields  string
+		want    int // of the second request with another last address
+	}{
+		"trusted":                 {"127.0.0.0/8", "X-Forwarded-For: 9.9.9.9, 8.8.8.%d\r\n", 200},
+		"two of ours":             {"127.0.0.0/8", "X-Forwarded-For: 8.8.8.%d\r\nX-Forwarded-For: 127.0.0.9\r\n", 200},
+		"the client's own claims": {"127.0.0.0/8", "X-Forwarded-For: 8.8.8.%d, 7.7.7.7\r\n", 429},
+		"not an address":          {"127.0.0.0/8", "X-Forwarded-For: 8.8.8.%d, unknown\r\n", 429},
+		"not trusted":             {"10.0.0.0/8", "X-Forwarded-For: 8.8.8.%d\r\n", 429},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, fsm.Service{Limits: fsm.ServiceLimits{RequestsPerSecondPerClient: 1}}, withConfig(func(c *proxy.Config) {
+				c.Trusted = []netip.Prefix{netip.MustParsePrefix(tt.trusted)}
+			}))
+			f.script("i1", answers(ok))
+			for k, want := range []int{200, tt.want} {
+				r := f.ask("GET / HTTP/1.1\r\nHost: a.test\r\n" + fmt.Sprintf(tt.fields, k+1) + "\r\n")
+				if r.StatusCode != want {
+					t.Errorf("request %d got %d, want %d", k, r.StatusCode, want)
+				}
+			}
+		})
+	}
+}
+
+// What instances might take for a proxy's word comes from proxies of ours only.
+func TestForgeableFields(t *testing.T) {
+	for _, trusted := range []bool{false, true} {
+		f := newFleet(t, fsm.Service{}, withConfig(func(c *proxy.Config) {
+			if trusted {
+				c.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+			}
+		}))
+		heads := make(chan string, 1)
+		f.script("i1", func(c *rawConn) {
+			heads <- c.head()
+			c.say(ok)
+			c.head()
+		})
+		f.ask("GET / HTTP/1.1\r\nHost: a.test\r\nx-real-ip: 6.6.6.6\r\nX-Forwarded-Port: 1\r\nX-FORWARDED-PREFIX: /a\r\nX-Other: 1\r\n\r\n").want(t, 200, "ok")
+		head := strings.ToLower(<-heads)
+		for _, name := range []string{"x-real-ip: 6.6.6.6", "x-forwarded-port: 1", "x-forwarded-prefix: /a"} {
+			if strings.Contains(head, name) != trusted {
+				t.Errorf("trusted %v: %s in %q", trusted, name, head)
+			}
+		}
+		if !strings.Contains(head, "x-other: 1") {
+			t.Errorf("head %q", head)
+		}
 	}
 }

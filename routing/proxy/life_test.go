@@ -368,3 +368,67 @@ paceline_proxy_requests_total{code="none",group="web"} 0
 		t.Errorf("samples: %v", samples)
 	}
 }
+
+// A plan never goes back to an older state, whoever makes it.
+func TestPlansGoForward(t *testing.T) {
+	f := newFleet(t, fsm.Service{})
+	var wg sync.WaitGroup
+	var over atomic.Bool
+	for range 4 {
+		wg.Go(func() {
+			for last := uint64(0); !over.Load(); {
+				f.p.Replan()
+				now := f.p.PlanIndex()
+				if now < last {
+					t.Errorf("the plan went from %d to %d", last, now)
+					return
+				}
+				last = now
+			}
+		})
+	}
+	for k := range 200 {
+		f.start("web", fmt.Sprint("i", k), "127.0.0.1:1", fsm.Healthy)
+	}
+	over.Store(true)
+	wg.Wait()
+	f.sync()
+}
+
+// Slow start is for instances that become healthy, and not for those that a
+// proxy finds healthy when it begins.
+func TestSlowStartIsForNewOnes(t *testing.T) {
+	before := newCluster(t)
+	s := fsm.Service{Balancer: fsm.Balancer{SlowStart: fsm.Duration(time.Hour)}}
+	before.serve("web", &s)
+	before.start("web", "old", "127.0.0.1:1", fsm.Healthy)
+	f := newFleetOf(t, before)
+	f.instance("new", "127.0.0.1:2")
+	if n := f.p.Steady("web"); n != 1 {
+		t.Errorf("%d of the two instances are steady", n)
+	}
+}
+
+// An idle connection may bring one more request while its listener drains, also
+// when it has given its buffers back.
+func TestDrainKeepsIdleConnections(t *testing.T) {
+	f := newFleet(t, fsm.Service{}, withWaits(0, 10*time.Millisecond, patience, 0))
+	f.script("i1", answers(ok))
+	warm, cold := dial(t, f.addr), dial(t, f.addr)
+	cold.ask(get).want(t, 200, "ok")
+	eventually(t, "one is cold", func() bool { return f.p.Counts().Cold == 1 })
+	warm.ask(get).want(t, 200, "ok")
+	done := make(chan error)
+	go func() { done <- f.p.Shutdown(t.Context()) }()
+	eventually(t, "both are cold", func() bool { return f.p.Counts().Cold == 2 })
+	for _, c := range []*client{warm, cold} {
+		r := c.ask(get)
+		r.want(t, 200, "ok")
+		if !r.Close {
+			t.Error("the answer does not end the connection")
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -100,7 +100,7 @@ func TestMaxInFlight(t *testing.T) {
 func TestOneIsFree(t *testing.T) {
 	f := newFleet(t, fsm.Service{
 		Limits: fsm.ServiceLimits{MaxInFlightPerInstance: 1}, Balancer: fsm.Balancer{Policy: fsm.BalanceRandom},
-		Timeouts: fsm.ServiceTimeouts{Queue: fsm.Duration(time.Minute)},
+		Timeouts: fsm.Timeouts{Queue: fsm.Duration(time.Minute)},
 	})
 	release := make(chan bool)
 	const n = 40
