@@ -49,6 +49,9 @@ func goldenLog(t *testing.T) []fsm.LogEntry {
 		goldenSessions(t, node),
 		entryOf(t, 6,
 			fsm.PutGroup{Group: fsm.Group{Name: "idle", Template: "web", MaxSize: 2}}, fsm.WakeGroup{Group: "idle"}),
+		entryOf(t, 7, fsm.AssignSessions{
+			Group: "sticky", Keys: make([]byte, 16), Wanted: []fsm.WantedPlace{{Instance: "01C", Incarnation: 1}},
+		}),
 	}
 }
 

@@ -77,7 +77,7 @@ func sessionCommands(t *rapid.T, group string) []fsm.Command {
 	limit := rapid.IntRange(0, 9).Draw(t, "limit")
 	return []fsm.Command{
 		fsm.AssignSessions{Group: group, Keys: keys},
-		fsm.AssignSessions{Group: group, Keys: keys},
+		fsm.AssignSessions{Group: group, Keys: keys, Wanted: []fsm.WantedPlace{{Key: limit / 3, Instance: "i1", Incarnation: limit % 3}}},
 		fsm.TouchSessions{Group: group, Keys: keys},
 		fsm.RehomeSessions{Group: group, From: keys[:16], Limit: limit},
 		fsm.RehomeSessions{Group: group},

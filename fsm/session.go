@@ -27,6 +27,18 @@ type AssignSessions struct {
 	Group string `json:"group"`
 	// Keys are 16 bytes a session; see [SessionKey].
 	Keys []byte `json:"keys"`
+	// Wanted says where sessions are already that were placed while the
+	// cluster could not agree.
+	Wanted []WantedPlace `json:"wanted,omitempty"`
+}
+
+// WantedPlace is where a session is already, on one node's word. It counts
+// only if the cluster knows no place, and if the instance takes sessions.
+type WantedPlace struct {
+	// Key is the place of the session in Keys, from 0.
+	Key         int    `json:"key"`
+	Instance    string `json:"instance"`
+	Incarnation int    `json:"incarnation"`
 }
 
 // Assignment is where one session lives.
@@ -56,6 +68,9 @@ func (c AssignSessions) Apply(tx *Tx) (any, error) {
 		return nil, err
 	}
 	a := assigner{sessionDraft: d, now: unixSeconds(tx.Meta.Time), keys: keys, out: make([]Assignment, len(keys))}
+	if err := a.want(c.Group, c.Wanted); err != nil {
+		return nil, err
+	}
 	for k := range keys {
 		if rows[k] == nil {
 			err = a.create(k)
@@ -85,13 +100,42 @@ type assigner struct {
 	now  uint32
 	keys [][16]byte
 	out  []Assignment
+	// wanted is where sessions are already, by their place; nil for none.
+	wanted []slotOwner
 	// first is the first place of each key, made when two may be the same.
 	first map[[16]byte]int
 }
 
+// want notes where sessions are already.
+func (a *assigner) want(group string, list []WantedPlace) error {
+	if len(list) == 0 {
+		return nil
+	}
+	a.wanted = make([]slotOwner, len(a.keys))
+	for _, w := range list {
+		if w.Key < 0 || w.Key >= len(a.keys) {
+			return Errorf(Invalid, "group", group, "got a wanted place for session %d of %d", w.Key, len(a.keys))
+		}
+		a.wanted[w.Key] = slotOwner{w.Instance, w.Incarnation}
+	}
+	return nil
+}
+
+// place returns the place of the slot for the session at k: that which it has
+// had without the cluster, or the emptiest.
+func (a *assigner) place(k int) (at int, err error) {
+	if at, err = a.pick(); err != nil || a.wanted == nil {
+		return at, err
+	}
+	if wanted, takes := a.pickOf(a.wanted[k]); takes {
+		return wanted, nil
+	}
+	return at, nil
+}
+
 // create makes the session at a place, which was not there before the command.
 func (a *assigner) create(k int) error {
-	at, err := a.pick()
+	at, err := a.place(k)
 	if err != nil {
 		return err
 	}
@@ -121,7 +165,7 @@ func (a *assigner) renew(k int) error {
 	moves := a.view.life[at] == slotGone
 	if moves {
 		var err error
-		if at, err = a.pick(); err != nil {
+		if at, err = a.place(k); err != nil {
 			return err
 		}
 		r.slot, r.epoch = a.set.slots[at].number, r.epoch+1

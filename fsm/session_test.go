@@ -84,10 +84,22 @@ func (m *sessionModel) pick(s *fsm.State) (uint32, bool) {
 	return best, best != 0
 }
 
+// prefer returns the slot of a wanted instance, or else the picked one.
+func (m *sessionModel) prefer(s *fsm.State, picked uint32, wanted []fsm.WantedPlace, at int) uint32 {
+	for _, w := range wanted {
+		for slot, o := range m.slots {
+			if _, takes := m.lives(s, o); w.Key == at && takes && o == (modelOwner{w.Instance, w.Incarnation}) {
+				return slot
+			}
+		}
+	}
+	return picked
+}
+
 // assign is AssignSessions; ok is false when it must fail.
-func (m *sessionModel) assign(s *fsm.State, now int64, keys []key) (out []fsm.Assignment, ok bool) {
+func (m *sessionModel) assign(s *fsm.State, now int64, keys []key, wanted []fsm.WantedPlace) (out []fsm.Assignment, ok bool) {
 	answers := map[key]fsm.Assignment{}
-	for _, k := range keys {
+	for at, k := range keys {
 		if a, twice := answers[k]; twice {
 			out = append(out, a)
 			continue
@@ -103,7 +115,7 @@ func (m *sessionModel) assign(s *fsm.State, now int64, keys []key) (out []fsm.As
 			if !ok {
 				return nil, false
 			}
-			have.slot = slot
+			have.slot = m.prefer(s, slot, wanted, at)
 		}
 		if a.Moved {
 			have.epoch++
@@ -211,6 +223,22 @@ func (r *sessionRun) apply(t *rapid.T, c fsm.Command) (any, error) {
 	return out[0].Results[0].Value, out[0].Errs[0]
 }
 
+// drawWanted draws places that sessions have already, of any instance in any
+// state, or of none.
+func drawWanted(t *rapid.T, s *fsm.State, keys int) (list []fsm.WantedPlace) {
+	owners := []modelOwner{{"nobody", 1}}
+	for id, i := range s.InstancesOf("web") {
+		owners = append(owners, modelOwner{id, i.Incarnation}, modelOwner{id, i.Incarnation + 1})
+	}
+	for k := range keys {
+		if rapid.IntRange(0, 3).Draw(t, "wants") == 0 {
+			o := rapid.SampledFrom(owners).Draw(t, "wanted")
+			list = append(list, fsm.WantedPlace{Key: k, Instance: o.instance, Incarnation: o.incarnation})
+		}
+	}
+	return list
+}
+
 // session draws a command about sessions, applies it, and says what the model
 // makes of it.
 func (r *sessionRun) session(t *rapid.T) {
@@ -224,8 +252,9 @@ func (r *sessionRun) session(t *rapid.T) {
 	fails := false
 	switch kind := rapid.SampledFrom([]string{"assign", "assign", "touch", "rehome", "expire", "delete"}).Draw(t, "kind"); kind {
 	case "assign":
-		c = fsm.AssignSessions{Group: "web", Keys: keysOf(keys...)}
-		out, ok := next.assign(s, now, keys)
+		wanted := drawWanted(t, s, len(keys))
+		c = fsm.AssignSessions{Group: "web", Keys: keysOf(keys...), Wanted: wanted}
+		out, ok := next.assign(s, now, keys, wanted)
 		want, fails = out, !ok
 	case "touch":
 		c = fsm.TouchSessions{Group: "web", Keys: keysOf(keys...)}

@@ -118,6 +118,11 @@ type sessionDraft struct {
 	token   uint64
 	changed bool
 	heap    []int // places of the slots that take sessions, least loaded first
+	grown   int   // where in the heap the slot is that was picked last
+	// owners are the places of the slots in the heap, and inHeap where in the
+	// heap they are; made when a certain slot is asked for.
+	owners map[slotOwner]int
+	inHeap []int
 }
 
 // draftSessions begins a change of a group's sessions. The token is greater
@@ -217,13 +222,30 @@ func (d *sessionDraft) pick() (at int, err error) {
 			return 0, err
 		}
 	} else {
-		d.sink(0) // the slot picked before has one more
+		d.sink(d.grown) // the slot picked before has one more
 	}
+	d.grown = 0
 	if len(d.heap) == 0 {
 		return 0, Errorf(Unavailable, "group", d.set.group, "has no instance that can take a session").
 			WithHint("wait until an instance of the group is running and healthy, then try again")
 	}
 	return d.heap[0], nil
+}
+
+// pickOf is pick for the slot of a certain owner, which must follow it; ok is
+// false when that takes no sessions.
+func (d *sessionDraft) pickOf(owner slotOwner) (at int, ok bool) {
+	if d.owners == nil {
+		d.owners, d.inHeap = make(map[slotOwner]int, len(d.heap)), make([]int, len(d.set.slots))
+		for k, at := range d.heap {
+			slot := &d.set.slots[at]
+			d.owners[slotOwner{slot.instance, slot.incarnation}], d.inHeap[at] = at, k
+		}
+	}
+	if at, ok = d.owners[owner]; ok {
+		d.grown = d.inHeap[at]
+	}
+	return at, ok
 }
 
 // makeHeap gives slots to the instances that have none and orders those that
@@ -271,6 +293,9 @@ func (d *sessionDraft) sink(k int) {
 			return
 		}
 		h[k], h[least] = h[least], h[k]
+		if d.inHeap != nil {
+			d.inHeap[h[k]], d.inHeap[h[least]] = k, least
+		}
 		k = least
 	}
 }

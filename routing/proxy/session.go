@@ -22,8 +22,9 @@ type Sessions interface {
 	Keys() *session.Keys
 	// Use takes the keys of a state.
 	Use(s *fsm.State)
-	// Assign returns where a session lives.
-	Assign(ctx context.Context, group string, key [16]byte) (fsm.Assignment, error)
+	// AssignAt returns where a session lives. One that the cluster does not
+	// know lives where it is already, if that can be; at is zero for nowhere.
+	AssignAt(ctx context.Context, group string, key [16]byte, at session.Place) (fsm.Assignment, error)
 	// Touch notes that a session was used.
 	Touch(group string, key [16]byte)
 }
@@ -102,7 +103,9 @@ func (x *exchange) ofSession() *upstream {
 		u := x.t.tags[s.ticket.Instance]
 		lives := u != nil && u.Incarnation == int(s.ticket.Incarnation)
 		if lives && !s.ticket.Provisional {
-			x.refresh()
+			if x.late() && !x.refresh(u) {
+				return x.assign()
+			}
 			if u.ejection.out.Load() {
 				return nil // it keeps the session, and another answers for now
 			}
@@ -112,17 +115,27 @@ func (x *exchange) ofSession() *upstream {
 	return x.assign()
 }
 
-// refresh gives a session that is used in the second half of its time a new
-// cookie, and notes the use.
-func (x *exchange) refresh() {
-	s := &x.session
-	ttl := uint32(x.t.spec.Stickiness.TTL.Std() / time.Second)
-	now := x.from.p.unix(x.began)
-	if s.seal || s.ticket.Expires-now > ttl/2 {
-		return
+// ttl is how long a session lives without use, in the unit of cookies.
+func (x *exchange) ttl() uint32 { return uint32(x.t.spec.Stickiness.TTL.Std() / time.Second) }
+
+// late reports whether the session's cookie is due to be made anew: it is in the
+// second half of its time, or of a time that was longer than it is now.
+func (x *exchange) late() bool {
+	ttl, left := x.ttl(), x.session.ticket.Expires-x.from.p.unix(x.began)
+	return !x.session.seal && (2*left <= ttl+1 || left > ttl)
+}
+
+// refresh gives the session a new cookie and notes its use. It reports false when
+// the cluster knows nothing of it, or has it elsewhere: a note would be lost.
+func (x *exchange) refresh(u *upstream) bool {
+	s, p := &x.session, x.from.p
+	row, ok := p.cfg.Cluster.State().Session(x.t.group, s.ticket.Session)
+	if !ok || row.Instance != u.Instance {
+		return false
 	}
-	s.ticket.Expires, s.seal = now+ttl, true
-	x.from.p.cfg.Sessions.Touch(x.t.group, s.ticket.Session)
+	s.ticket.Expires, s.seal = p.unix(x.began)+x.ttl(), true
+	p.cfg.Sessions.Touch(x.t.group, s.ticket.Session)
+	return true
 }
 
 // assign asks the cluster for the session's instance.
@@ -134,7 +147,7 @@ func (x *exchange) assign() *upstream {
 	}
 	ctx, cancel := context.WithTimeout(p.life, assignTimeout)
 	defer cancel()
-	a, err := p.cfg.Sessions.Assign(ctx, x.t.group, s.ticket.Session)
+	a, err := p.cfg.Sessions.AssignAt(ctx, x.t.group, s.ticket.Session, x.place())
 	if err != nil {
 		return x.provisional(err)
 	}
@@ -146,11 +159,25 @@ func (x *exchange) assign() *upstream {
 			u = t.tags[tag]
 		}
 	}
-	ttl := uint32(x.t.spec.Stickiness.TTL.Std() / time.Second)
 	s.ticket.Instance, s.ticket.Incarnation, s.ticket.Epoch = tag, uint32(a.Incarnation), a.Epoch
-	s.ticket.Expires, s.ticket.Provisional = p.unix(p.clock.now())+ttl, false
+	s.ticket.Expires, s.ticket.Provisional = p.unix(p.clock.now())+x.ttl(), false
 	s.seal, s.placed = true, true
 	return u
+}
+
+// place is where the session's cookie says that it is, if that process still
+// serves: the client may have something there already, whether the cluster knows
+// of it or not.
+func (x *exchange) place() session.Place {
+	s := &x.session
+	if !s.placed {
+		return session.Place{}
+	}
+	u := x.t.tags[s.ticket.Instance]
+	if u == nil || u.Incarnation != int(s.ticket.Incarnation) {
+		return session.Place{}
+	}
+	return session.Place{Instance: u.Instance, Incarnation: u.Incarnation}
 }
 
 // provisional places a session without the cluster, when it can not agree:
@@ -166,10 +193,10 @@ func (x *exchange) provisional(err error) *upstream {
 		s.refuse = true
 		return nil
 	}
-	if u := x.t.tags[s.ticket.Instance]; s.placed && u != nil && u.Incarnation == int(s.ticket.Incarnation) {
-		return u // as it was placed before
+	u := x.t.tags[s.ticket.Instance]
+	if !s.placed || u == nil || u.Incarnation != int(s.ticket.Incarnation) { // it has no place yet
+		u = x.t.hashed(s.ticket.Session)
 	}
-	u := x.t.hashed(s.ticket.Session)
 	if u == nil {
 		return nil
 	}

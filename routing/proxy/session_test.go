@@ -23,17 +23,23 @@ func newStickyFleet(t *testing.T, st fsm.Stickiness, more ...func(*fsm.Service))
 	for _, change := range more {
 		change(&s)
 	}
-	f := newFleet(t, s, withConfig(func(cfg *proxy.Config) {
-		c := cfg.Cluster.(*cluster)
-		c.apply(fsm.RotateSessionKeys{ID: 1, Secret: cookieSecret[:]})
-		m := session.NewManager(c, nil)
-		t.Cleanup(m.Close)
-		cfg.Sessions = m
-	}))
+	f := newSessionFleet(t, s)
 	for _, id := range []string{"b", "c", "d"} {
 		f.script(id, named(id))
 	}
 	return f
+}
+
+// newSessionFleet is a fleet with a real manager of sessions.
+func newSessionFleet(t *testing.T, s fsm.Service) *fleet {
+	t.Helper()
+	return newFleet(t, s, withConfig(func(cfg *proxy.Config) {
+		c := cfg.Cluster.(*cluster)
+		c.apply(fsm.RotateSessionKeys{ID: 1, Secret: cookieSecret[:]})
+		m := session.NewManager(c, nil)
+		t.Cleanup(m.Close)
+		cfg.Sessions, cfg.Proposer = m, c
+	}))
 }
 
 // named answers each request with a name and with the session that the proxy
@@ -314,31 +320,88 @@ func TestStickyRefresh(t *testing.T) {
 	f.stays(c.Value, at)
 }
 
-// TestWithoutQuorum: old sessions go on; new ones are provisional, until the
-// cluster agrees.
+// TestForgottenByTheCluster: a session that the cluster has forgotten, but whose
+// client has its cookie, is known again with the next new cookie, where it was.
+func TestForgottenByTheCluster(t *testing.T) {
+	f := newStickyFleet(t, sticky)
+	var cookies []string
+	var key [16]byte
+	at := ""
+	for range 5 {
+		where, cookie := f.first()
+		cookies, at, key = append(cookies, cookie), where, ticket(t, cookie).Session
+	}
+	f.apply(fsm.DeleteSessions{Group: "web", Keys: key[:]})
+	late := seal(t, "web", session.Secret{ID: 1, Key: cookieSecret}, func(k *session.Ticket) { k.Expires -= 1000 }, ticket(t, cookies[4]))
+	r, c := f.visit(late)
+	r.want(t, 200, at)
+	if v, ok := f.State().Session("web", key); !ok || v.Instance != at || c == nil {
+		t.Errorf("the cluster has it at %+v (%v), cookie %v", v, ok, c)
+	}
+}
+
+// TestWithoutQuorum: old sessions go on; new ones are provisional, and stay where
+// they are when the cluster agrees again.
 func TestWithoutQuorum(t *testing.T) {
 	f := newStickyFleet(t, sticky)
 	at, cookie := f.first()
 	f.lose(true)
 	f.stays(cookie, at)
-	there, provisional := f.first()
-	if k := ticket(t, provisional); !k.Provisional {
-		t.Fatalf("a session that nobody has agreed on: %+v", k)
-	}
-	for range 6 {
-		r, _ := f.visit(provisional)
-		r.want(t, 200, there)
+	type client struct{ at, cookie string }
+	var clients []client
+	for range 20 {
+		at, cookie := f.first()
+		if k := ticket(t, cookie); !k.Provisional {
+			t.Fatalf("a session that nobody has agreed on: %+v", k)
+		}
+		r, _ := f.visit(cookie)
+		r.want(t, 200, at)
+		clients = append(clients, client{at, cookie})
 	}
 	f.lose(false)
-	r, c := f.visit(provisional)
-	if r.StatusCode != 200 || c == nil {
-		t.Fatalf("with the cluster back: %d, cookie %v", r.StatusCode, c)
+	for _, c := range clients {
+		r, again := f.visit(c.cookie)
+		r.want(t, 200, c.at)
+		if again == nil {
+			t.Fatal("no cookie for a session that the cluster has agreed on")
+		}
+		if is, was := ticket(t, again.Value), ticket(t, c.cookie); is.Provisional || is.Session != was.Session {
+			t.Errorf("it was %+v and is %+v", was, is)
+		}
+		f.stays(again.Value, c.at)
 	}
-	is, was := ticket(t, c.Value), ticket(t, provisional)
-	if is.Provisional || is.Session != was.Session {
-		t.Errorf("it was %+v and is %+v", was, is)
+	if n := f.State().SessionStats("web").Sessions; n != len(clients)+1 {
+		t.Errorf("the cluster knows %d sessions", n)
 	}
-	f.stays(c.Value, r.body)
+}
+
+// TestLongOutage: a provisional session that is used outlasts its cookie's time.
+func TestLongOutage(t *testing.T) {
+	f := newStickyFleet(t, sticky)
+	f.lose(true)
+	at, cookie := f.first()
+	old := seal(t, "web", session.Secret{ID: 1, Key: cookieSecret}, func(k *session.Ticket) { k.Expires -= 20 }, ticket(t, cookie))
+	r, c := f.visit(old)
+	r.want(t, 200, at)
+	if c == nil || ticket(t, c.Value).Expires < ticket(t, cookie).Expires || !ticket(t, c.Value).Provisional {
+		t.Fatalf("its cookie was not made anew: %v", c)
+	}
+}
+
+// TestShortTTL: a session that is used lives on, however short its time is, and
+// also when that was longer once.
+func TestShortTTL(t *testing.T) {
+	f := newStickyFleet(t, fsm.Stickiness{Strategy: fsm.StickyTable, TTL: fsm.Duration(10 * time.Second)})
+	at, cookie := f.first()
+	own := session.Secret{ID: 1, Key: cookieSecret}
+	now := uint32(time.Now().Unix())
+	for name, left := range map[string]uint32{"half over": 5, "nearly over": 1, "from a longer ttl": 86400} {
+		r, c := f.visit(seal(t, "web", own, func(k *session.Ticket) { k.Expires = now + left }, ticket(t, cookie)))
+		r.want(t, 200, at)
+		if c == nil {
+			t.Errorf("%s: the cookie was not made anew", name)
+		}
+	}
 }
 
 // TestRefuseWithoutQuorum: a service may want no provisional sessions.

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/pacelinehq/paceline/fsm"
-	"github.com/pacelinehq/paceline/routing/proxy"
-	"github.com/pacelinehq/paceline/routing/session"
 )
 
 // askAll sends the same request on n connections at once.
@@ -179,15 +177,7 @@ func TestWaitingIsInFlight(t *testing.T) {
 
 // The first request of a sticky session that has waited sets the cookie.
 func TestWokenSessionIsPlaced(t *testing.T) {
-	var m *session.Manager
-	f := newFleet(t, fsm.Service{Stickiness: fsm.Stickiness{Strategy: fsm.StickyTable}}, withWake(time.Millisecond, nil),
-		withConfig(func(c *proxy.Config) {
-			cl := c.Cluster.(*cluster)
-			cl.apply(fsm.RotateSessionKeys{ID: 1, Secret: []byte("0123456789abcdef")})
-			m = session.NewManager(cl, nil)
-			c.Sessions = m
-		}))
-	t.Cleanup(m.Close)
+	f := newSessionFleet(t, fsm.Service{Stickiness: sticky})
 	replies := f.askAll(5)
 	eventually(t, "the group is awake", func() bool { return f.desired("web") == 1 })
 	f.waits(5)

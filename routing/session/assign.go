@@ -35,9 +35,21 @@ type Assigner struct {
 
 // pending are the requests of one group that wait for a command.
 type pending struct {
-	keys     [][16]byte
-	answers  []chan<- outcome
+	list     []request
 	inFlight int
+}
+
+// request is one session that waits for a command.
+type request struct {
+	key    [16]byte
+	at     Place
+	answer chan<- outcome
+}
+
+// Place is one launch of an instance; the zero value is none.
+type Place struct {
+	Instance    string
+	Incarnation int
 }
 
 // outcome is the answer to one request.
@@ -58,8 +70,15 @@ func NewAssigner(c Cluster) *Assigner {
 // [fsm.Unavailable] when no instance can take it, and [fsm.NoLeader] when the
 // cluster could not agree before ctx ended, or could not a moment ago.
 func (a *Assigner) Assign(ctx context.Context, group string, key [16]byte) (fsm.Assignment, error) {
+	return a.AssignAt(ctx, group, key, Place{})
+}
+
+// AssignAt is Assign for a session that was placed without the cluster: it
+// stays there, if the cluster knows no other place and the instance takes
+// sessions.
+func (a *Assigner) AssignAt(ctx context.Context, group string, key [16]byte, at Place) (fsm.Assignment, error) {
 	answer := make(chan outcome, 1)
-	if err := a.enqueue(group, key, answer); err != nil {
+	if err := a.enqueue(group, request{key, at, answer}); err != nil {
 		return fsm.Assignment{}, err
 	}
 	select {
@@ -80,7 +99,7 @@ func (a *Assigner) setDown(until time.Time) {
 	a.mu.Unlock()
 }
 
-func (a *Assigner) enqueue(group string, key [16]byte, answer chan<- outcome) error {
+func (a *Assigner) enqueue(group string, r request) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -96,7 +115,7 @@ func (a *Assigner) enqueue(group string, key [16]byte, answer chan<- outcome) er
 		p = &pending{}
 		a.groups[group] = p
 	}
-	p.keys, p.answers = append(p.keys, key), append(p.answers, answer)
+	p.list = append(p.list, r)
 	a.waiting++
 	if p.inFlight < maxInFlight {
 		p.inFlight++
@@ -109,7 +128,7 @@ func (a *Assigner) enqueue(group string, key [16]byte, answer chan<- outcome) er
 func (a *Assigner) work(group string, p *pending) {
 	for {
 		a.mu.Lock()
-		n := min(len(p.keys), maxBatch)
+		n := min(len(p.list), maxBatch)
 		if n == 0 {
 			p.inFlight--
 			if p.inFlight == 0 {
@@ -118,33 +137,45 @@ func (a *Assigner) work(group string, p *pending) {
 			a.mu.Unlock()
 			return
 		}
-		keys, answers := p.keys[:n:n], p.answers[:n:n]
-		p.keys, p.answers = p.keys[n:], p.answers[n:]
+		batch := p.list[:n:n]
+		p.list = p.list[n:]
 		a.waiting -= n
 		a.mu.Unlock()
-		a.propose(group, keys, answers)
+		a.propose(group, batch)
 	}
 }
 
 // propose assigns sessions with one command and tells everybody.
-func (a *Assigner) propose(group string, keys [][16]byte, answers []chan<- outcome) {
+func (a *Assigner) propose(group string, batch []request) {
 	ctx, cancel := context.WithTimeout(fsm.WithActor(a.life, "sessions"), proposeTimeout)
 	defer cancel()
-	res, err := a.cluster.Propose(ctx, fsm.AssignSessions{Group: group, Keys: pack(keys)})
+	res, err := a.cluster.Propose(ctx, command(group, batch))
 	if err == nil {
 		a.setDown(time.Time{}) // the cluster agrees again
 	}
 	list, _ := res.Value.([]fsm.Assignment)
-	for k, answer := range answers {
+	for k, r := range batch {
 		switch {
 		case err != nil:
-			answer <- a.refused(group, keys[k], err)
+			r.answer <- a.refused(group, r.key, err)
 		case k < len(list):
-			answer <- outcome{Assignment: list[k]}
+			r.answer <- outcome{Assignment: list[k]}
 		default: // the command was answered from what is remembered of it
-			answer <- a.lookUp(group, keys[k])
+			r.answer <- a.lookUp(group, r.key)
 		}
 	}
+}
+
+// command assigns the sessions of a batch.
+func command(group string, batch []request) fsm.AssignSessions {
+	c := fsm.AssignSessions{Group: group, Keys: make([]byte, 0, 16*len(batch))}
+	for k, r := range batch {
+		c.Keys = append(c.Keys, r.key[:]...)
+		if r.at != (Place{}) {
+			c.Wanted = append(c.Wanted, fsm.WantedPlace{Key: k, Instance: r.at.Instance, Incarnation: r.at.Incarnation})
+		}
+	}
+	return c
 }
 
 // refused is the answer to one session of a command that has failed. A command

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -93,6 +94,43 @@ func TestAssignAnswers(t *testing.T) {
 	if _, err := a.Assign(t.Context(), "web", key(1)); fsm.KindOf(err) != fsm.Unavailable {
 		t.Errorf("after Close: %v", err)
 	}
+}
+
+// A session that was placed without the cluster stays there, also in one
+// command with others, and whoever asks second gets the same answer.
+func TestAssignAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.group("web", fsm.StickyTable, 0, 3)
+		f.gate = make(chan struct{})
+		a := session.NewAssigner(f)
+		last := session.Place{Instance: instance("web", 2), Incarnation: 1}
+		asks := []struct {
+			key int
+			at  session.Place
+		}{{1, last}, {2, last}, {3, session.Place{}}, {4, last}, {4, session.Place{Instance: instance("web", 0), Incarnation: 1}}, {5, session.Place{}}}
+		got := make([]fsm.Assignment, len(asks))
+		errs := make([]error, len(asks))
+		var wg sync.WaitGroup
+		for k, ask := range asks {
+			wg.Go(func() { got[k], errs[k] = a.AssignAt(t.Context(), "web", key(ask.key), ask.at) })
+			synctest.Wait()
+		}
+		close(f.gate)
+		wg.Wait()
+		a.Close()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		for k, want := range []string{last.Instance, last.Instance, instance("web", 0), last.Instance, last.Instance, instance("web", 1)} {
+			if got[k].Instance != want {
+				t.Errorf("request %d went to %s, want %s", k, got[k].Instance, want)
+			}
+		}
+		if names := f.names(); len(names) != 3 {
+			t.Errorf("commands: %v", names)
+		}
+	})
 }
 
 // A session that is there does not suffer from a new one in the same command.
