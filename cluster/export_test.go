@@ -30,6 +30,11 @@ func (c *Cluster) Diverge(change func(*fsm.State) *fsm.State) {
 	c.apply.machine.Replace(change(c.apply.machine.State()))
 }
 
+// Refuses reports whether the node would not take a process of a node in again.
+func (c *Cluster) Refuses(name string, incarnation uint64) bool {
+	return c.wasRemoved(peerInfo{Name: name, Inc: incarnation})
+}
+
 // ForgetBatch makes a node forget what it waits for, so that it learns the
 // outcome from the leader only: as after a snapshot that covers the entry.
 func (c *Cluster) ForgetBatch() {

@@ -239,8 +239,12 @@ func (c *Cluster) view(ctx context.Context) []memberView {
 	return list
 }
 
-// wasRemoved reports whether this process of a node was removed by request.
+// wasRemoved reports whether this process of a node was removed. The state
+// says so, whoever leads now; this process remembers it until the state does.
 func (c *Cluster) wasRemoved(i peerInfo) bool {
+	if c.State().NodeRemoved(i.Name, i.Inc) {
+		return true
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	inc, was := c.removed[i.Name]
@@ -296,7 +300,9 @@ func (c *Cluster) await(ctx context.Context, f raft.Future) error {
 
 // removeHere takes a node out of the configuration and out of the state.
 func (c *Cluster) removeHere(ctx context.Context, name string) error {
+	var process uint64
 	if row, known := c.dir.get(name); known {
+		process = row.Inc
 		// This process of the node is not taken in again; a later one is.
 		c.mu.Lock()
 		c.removed[name] = row.Inc
@@ -307,13 +313,13 @@ func (c *Cluster) removeHere(ctx context.Context, name string) error {
 	}
 	if row, known := c.dir.get(name); known && row.gossip != StatusDead {
 		// It is told, so that it does not ask to be taken in again; one that
-		// can not be told comes back as a new member.
+		// can not be told is not let in before it has started again.
 		if _, err := c.pool.callFor(ctx, c.cfg.Timing.PeerTimeout, name, methodRemoved, nil); err != nil {
 			c.log.Info("the removed node could not be told", "member", name, "error", err)
 		}
 	}
 	c.dir.forget(name)
-	_, err := c.Propose(fsm.WithActor(ctx, "cluster"), fsm.RemoveNode{Node: name})
+	_, err := c.Propose(fsm.WithActor(ctx, "cluster"), fsm.RemoveNode{Node: name, Process: process})
 	if fsm.KindOf(err) == fsm.NotFound {
 		return nil
 	}

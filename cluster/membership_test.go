@@ -213,6 +213,18 @@ func TestRemovedMemberStops(t *testing.T) {
 		t.Error("the removed node does not say why it stopped")
 	}
 	mustPut(t, other.Cluster, "after")
+	// Whichever of the others leads next, gossip may still say that it lives.
+	for _, next := range []*node{other, f.leader()} {
+		f.eventually(next.name+" does not take it in again", func() error {
+			if !next.Refuses(n.name, n.cfg.Incarnation) {
+				return fmt.Errorf("it would")
+			}
+			return nil
+		})
+		if next.Refuses(n.name, n.cfg.Incarnation+1) {
+			t.Errorf("%s refuses a later process of the removed node", next.name)
+		}
+	}
 	if err := other.RemoveMember(within(t), "n9"); fsm.KindOf(err) != fsm.NotFound {
 		t.Errorf("removing an unknown node: %v", err)
 	}

@@ -52,6 +52,7 @@ func goldenLog(t *testing.T) []fsm.LogEntry {
 		entryOf(t, 7, fsm.AssignSessions{
 			Group: "sticky", Keys: make([]byte, 16), Wanted: []fsm.WantedPlace{{Instance: "01C", Incarnation: 1}},
 		}),
+		entryOf(t, 8, fsm.RemoveNode{Node: "n9", Process: 3}),
 	}
 }
 

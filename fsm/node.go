@@ -47,6 +47,48 @@ var nodeTable = tableSpec[Node]{
 	stamp: func(n *Node, r uint64) { n.Revision = r },
 }
 
+// RemovedNode is the process of a node that was removed: it is not taken in
+// again, whoever leads. A later process of the node is.
+type RemovedNode struct {
+	Name        string `json:"name"`
+	Incarnation uint64 `json:"incarnation"`
+	Revision    uint64 `json:"revision"`
+}
+
+var removedNodeTable = tableSpec[RemovedNode]{
+	name: "removedNodes", noun: "removed node",
+	key:   func(n *RemovedNode) string { return n.Name },
+	stamp: func(n *RemovedNode, r uint64) { n.Revision = r },
+}
+
+// maxRemovedNodes bounds the removed nodes that are remembered; the newest are.
+const maxRemovedNodes = 256
+
+// NodeRemoved reports whether a process of a node was removed from the cluster.
+func (s *State) NodeRemoved(name string, incarnation uint64) bool {
+	r, ok := s.RemovedNodes.Get(name)
+	return ok && incarnation <= r.Incarnation
+}
+
+// bury remembers a process that was removed, and forgets the one that was
+// removed first when there are too many.
+func (tx *Tx) bury(name string, incarnation uint64) {
+	if tx.NodeRemoved(name, incarnation) {
+		return
+	}
+	put(tx, &tx.State.RemovedNodes, &RemovedNode{Name: name, Incarnation: incarnation})
+	if tx.RemovedNodes.Len() <= maxRemovedNodes {
+		return
+	}
+	var first *RemovedNode
+	for _, r := range tx.RemovedNodes.All() {
+		if first == nil || r.Revision < first.Revision {
+			first = r
+		}
+	}
+	del(tx, &tx.State.RemovedNodes, first.Name)
+}
+
 // Validate returns every problem of the node as one error.
 func (n *Node) Validate() error {
 	var f fieldErrors
@@ -74,6 +116,11 @@ func (c RegisterNode) Apply(tx *Tx) (any, error) {
 	if err := n.Validate(); err != nil {
 		return nil, err
 	}
+	if tx.NodeRemoved(n.Name, n.Incarnation) {
+		return nil, Errorf(Conflict, "node", n.Name, "was removed from the cluster").
+			WithHint("start it with an empty --data-dir to join again")
+	}
+	del(tx, &tx.State.RemovedNodes, n.Name)
 	n.State, n.Reason, n.Since, n.JoinedAt = NodeStateReady, "", tx.Meta.Time, tx.Meta.Time
 	old, exists := tx.Nodes.Get(n.Name)
 	if exists {
@@ -190,14 +237,22 @@ type RemoveNode struct {
 	Node string `json:"node"`
 	// Incarnation, when not 0, refuses the removal of a node that came back.
 	Incarnation uint64 `json:"incarnation,omitempty"`
+	// Process, when not 0, is the newest process of the node that is known to
+	// whoever removes it. It may not have registered yet.
+	Process uint64 `json:"process,omitempty"`
 }
 
 // Name implements [Command].
 func (RemoveNode) Name() string { return "RemoveNode" }
 
-// Apply implements [Command]; its value is the removed [*Node].
+// Apply implements [Command]; its value is the removed [*Node], or nil for one
+// that had not registered.
 func (c RemoveNode) Apply(tx *Tx) (any, error) {
 	n, err := tx.Nodes.Lookup(c.Node)
+	if err != nil && c.Process != 0 && namePattern.MatchString(c.Node) {
+		tx.bury(c.Node, c.Process)
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -209,5 +264,6 @@ func (c RemoveNode) Apply(tx *Tx) (any, error) {
 	}
 	del(tx, &tx.State.Nodes, c.Node)
 	del(tx, &tx.State.Origins, c.Node)
+	tx.bury(c.Node, max(n.Incarnation, c.Process))
 	return n, nil
 }

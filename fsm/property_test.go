@@ -30,7 +30,7 @@ func drawCommand(t *rapid.T, k int) fsm.Command {
 		fsm.RegisterNode{Node: fsm.Node{Name: node, Incarnation: inc, Zone: "a", Drivers: []string{"process"}}},
 		fsm.DrainNode{Node: node, Drain: size > 2},
 		fsm.NodeDown{Node: node, Incarnation: inc, Term: 1},
-		fsm.RemoveNode{Node: node},
+		fsm.RemoveNode{Node: node, Process: inc / 2},
 		fsm.PutTemplate{Template: fsm.Template{Name: templ, Driver: "process", Command: "@sample", Labels: map[string]string{"a": node, "b": inst}}},
 		fsm.DeleteTemplate{Template: templ},
 		fsm.PutGroup{Group: fsm.Group{Name: group, Template: templ, MinSize: 0, MaxSize: 4, Desired: size, Service: drawService(t, group)}},
@@ -221,6 +221,7 @@ func checkState(t *rapid.T, s *fsm.State) {
 		}
 	}
 	checkSessions(t, s)
+	checkVersions(t, s)
 	if s.Instances.Len() != s.GroupInstances.Len() {
 		t.Fatal("the index of instances does not match the instances")
 	}
@@ -230,6 +231,25 @@ func checkState(t *rapid.T, s *fsm.State) {
 		}
 		if n, ok := s.Nodes.Get(i.Node); (!ok || n.State == fsm.NodeStateDown) && !i.State.Terminal() {
 			t.Fatalf("instance %s is %s on a node that is gone", i.ID, i.State)
+		}
+	}
+}
+
+// checkVersions: a superseded version is kept while a group or a living
+// instance uses it, and no longer.
+func checkVersions(t *rapid.T, s *fsm.State) {
+	used := map[string]bool{}
+	for _, g := range s.Groups.All() {
+		used[fmt.Sprint(g.Template, g.Version)] = true
+	}
+	for _, i := range s.Instances.All() {
+		if !i.State.Terminal() {
+			used[fmt.Sprint(i.Template, i.Version)] = true
+		}
+	}
+	for _, v := range s.TemplateVersions.All() {
+		if !used[fmt.Sprint(v.Name, v.Version)] {
+			t.Fatalf("version %d of template %s is kept for nobody", v.Version, v.Name)
 		}
 	}
 }

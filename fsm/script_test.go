@@ -162,6 +162,8 @@ func (s *script) table(t *testing.T, d *datadriven.TestData) string {
 		dump(t, &b, &st.Activities)
 	case "quarantine":
 		dump(t, &b, &st.Quarantine)
+	case "removedNodes":
+		dump(t, &b, &st.RemovedNodes)
 	case "clusters":
 		dump(t, &b, &st.Clusters)
 	case "slotNumbers":

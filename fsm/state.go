@@ -35,6 +35,7 @@ type State struct {
 	RequestOrder     Table[RequestAge]
 	Origins          Table[Origin]
 	Quarantine       Table[Quarantined]
+	RemovedNodes     Table[RemovedNode]
 
 	// unknown holds snapshot sections of a newer version, written back as
 	// they came.
@@ -66,6 +67,7 @@ func NewState() *State {
 		RequestOrder:     newTable(&requestAgeTable),
 		Origins:          newTable(&originTable),
 		Quarantine:       newTable(&quarantineTable),
+		RemovedNodes:     newTable(&removedNodeTable),
 	}
 	return s
 }
@@ -135,7 +137,7 @@ func (s *State) tables() []anyTable {
 		&s.Instances, &s.GroupInstances, &s.ServiceIndexes,
 		&s.Sessions, &s.SlotNumbers, &s.SessionData, &s.SessionDataEnds, &s.SessionUsages, &s.sessionKeys,
 		&s.Policies, &s.Windows, &s.Decisions, &s.Activities,
-		&s.Requests, &s.RequestOrder, &s.Origins, &s.Quarantine,
+		&s.Requests, &s.RequestOrder, &s.Origins, &s.Quarantine, &s.RemovedNodes,
 	}
 }
 
