@@ -200,6 +200,7 @@ func (tx *Tx) finish(e *Entry, origin *Origin, poisoned map[int]string) {
 			})
 		}
 	}
+	tx.dropEndedVersions()
 	tx.indexServices()
 	tx.withhold()
 	if e.Batch.Node == "" {

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"fmt"
 	"math"
 	"path/filepath"
 	"reflect"
@@ -330,29 +331,75 @@ func (c DeleteTemplate) Apply(tx *Tx) (any, error) {
 				WithHint("delete the group, or give it another template, first")
 		}
 	}
+	if err := tx.checkRunsNowhere(c.Template); err != nil {
+		return nil, err
+	}
 	del(tx, &tx.State.Templates, c.Template)
 	delPrefix(tx, &tx.State.TemplateVersions, c.Template+"/")
 	return t, nil
 }
 
+// checkRunsNowhere refuses when a template still runs: instances of a group
+// that has another template by now, and that were not replaced yet.
+func (tx *Tx) checkRunsNowhere(name string) error {
+	group, first, n := "", "", 0
+	for id, i := range tx.Instances.All() {
+		if i.Template != name || i.State.Terminal() {
+			continue
+		}
+		if n == 0 {
+			group, first = i.Group, id
+		}
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	what := "instance " + first + " runs it"
+	if n > 1 {
+		what = fmt.Sprintf("%d instances run it, %s first", n, first)
+	}
+	return Errorf(Conflict, "template", name, "is used by group %q: %s", group, what).
+		WithHint("wait until they have ended, or stop them: paceline instance stop %s", first)
+}
+
 // templateInUse reports whether a group or a living instance refers to a
-// version.
+// version. The instance may be of a group that has another template by now.
 func (tx *Tx) templateInUse(name string, version int) bool {
 	for _, g := range tx.Groups.All() {
-		if g.Template == name && (g.Version == version || tx.groupRuns(g.Name, version)) {
+		if g.Template == name && g.Version == version {
+			return true
+		}
+	}
+	for _, i := range tx.Instances.All() {
+		if i.Template == name && i.Version == version && !i.State.Terminal() {
 			return true
 		}
 	}
 	return false
 }
 
-func (tx *Tx) groupRuns(group string, version int) bool {
-	for _, i := range tx.InstancesOf(group) {
-		if i.Version == version && !i.State.Terminal() {
-			return true
+// dropEndedVersions removes the superseded versions whose last instance the
+// entry has ended: once an entry, since one may end many.
+func (tx *Tx) dropEndedVersions() {
+	var ended []string
+	for _, c := range tx.changes {
+		if c.Table != instanceTable.name {
+			continue
+		}
+		before, _ := c.Old().(*Instance)
+		after, _ := c.New().(*Instance)
+		if before == nil || before.State.Terminal() || after != nil && !after.State.Terminal() {
+			continue
+		}
+		superseded := tx.TemplateVersions.Has(seqKey(before.Template, uint64(before.Version)))
+		if superseded && !slices.Contains(ended, before.Template) {
+			ended = append(ended, before.Template)
 		}
 	}
-	return false
+	for _, name := range ended {
+		tx.dropUnusedVersions(name)
+	}
 }
 
 // dropUnusedVersions removes superseded versions of a template that nothing
