@@ -51,6 +51,8 @@ type Config struct {
 	DNSDomain string
 	DNSTTL    time.Duration
 
+	XDSAddr string
+
 	Allow           []string
 	CPU             float64
 	MemoryMiB       int64
@@ -117,6 +119,8 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.StringVar(&c.DNSDomain, "dns-domain", or(c.DNSDomain, "paceline"), "domain that the DNS server answers for: GROUP.DOMAIN")
 	f.DurationVar(&c.DNSTTL, "dns-ttl", c.DNSTTL, "how long clients may keep answers of the DNS server")
 
+	f.StringVar(&c.XDSAddr, "xds-addr", or(c.XDSAddr, trafficOff), "address of the xDS server for gRPC clients, such as 127.0.0.1:7754, or \"off\"; needs a binary built with xDS")
+
 	f.StringSliceVar(&c.Allow, "allow", c.Allow, "executable that templates may run: an absolute path, or a directory ending in /; repeatable")
 	f.Float64Var(&c.CPU, "cpu", c.CPU, "cores offered to instances (default: all)")
 	f.Int64Var(&c.MemoryMiB, "memory", c.MemoryMiB, "MiB of memory offered to instances (default: all)")
@@ -179,6 +183,9 @@ func (c *Config) normalise() error {
 	}
 	c.checkBinds(bad)
 	c.checkTraffic(bad)
+	if c.XDSAddr != trafficOff && !hasXDS {
+		bad("xds-addr", "can not be used: this binary was built without xDS; build it with `make build XDS=1`")
+	}
 	if c.DebugAddr != "" && !isLoopback(c.DebugAddr) {
 		bad("debug-addr", "%q must be a loopback address: profiles are for whoever is on the machine", c.DebugAddr)
 	}
@@ -192,8 +199,11 @@ func (c *Config) normalise() error {
 
 // checkBinds refuses to serve strangers by accident.
 func (c *Config) checkBinds(bad func(flag, format string, args ...any)) {
-	for _, b := range [][2]string{{"api-addr", c.APIAddr}, {"peer-addr", c.PeerAddr}, {"gossip-addr", c.GossipAddr}} {
+	for _, b := range [][2]string{{"api-addr", c.APIAddr}, {"peer-addr", c.PeerAddr}, {"gossip-addr", c.GossipAddr}, {"xds-addr", c.XDSAddr}} {
 		flag, addr := b[0], b[1]
+		if flag == "xds-addr" && addr == trafficOff {
+			continue
+		}
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			bad(flag, "%q is not host:port", addr)
 			continue
@@ -204,8 +214,8 @@ func (c *Config) checkBinds(bad func(flag, format string, args ...any)) {
 	}
 }
 
-// trafficOff is the value of --traffic-addr and --dns-addr for a node without
-// a proxy or a DNS server.
+// trafficOff is the value of --traffic-addr, --dns-addr and --xds-addr for a
+// node without a proxy, a DNS server or an xDS server.
 const trafficOff = "off"
 
 // checkTraffic checks what the proxy is told. Its address may be reached by

@@ -79,6 +79,7 @@ type Node struct {
 	proxy      *proxy.Proxy     // nil when traffic is off
 	sessions   *session.Manager // nil without the API
 	dns        *dnsServer       // nil when it is off
+	xds        *xdsServer       // nil when it is off, or not built in
 	listen     net.Listener
 
 	registered atomic.Bool
@@ -114,7 +115,7 @@ func New(cfg Config, env Environment) (n *Node, err error) {
 		}
 		n.cfg.APIAddr = n.listen.Addr().String()
 	}
-	for _, build := range []func() error{n.newCluster, n.newDriver, n.newProxy, n.newDNS, n.newLoops, n.newAPI} {
+	for _, build := range []func() error{n.newCluster, n.newDriver, n.newProxy, n.newDNS, n.newXDS, n.newLoops, n.newAPI} {
 		if err := build(); err != nil {
 			return nil, err
 		}
@@ -291,6 +292,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.startTraffic(run)
 	n.startDNS()
+	n.startXDS()
 	if n.api != nil {
 		n.wg.Go(func() {
 			if err := n.api.Serve(n.listen); err != nil {
@@ -355,6 +357,7 @@ func (n *Node) Stop(ctx context.Context) error {
 		problems = append(problems, n.proxy.Shutdown(ctx))
 	}
 	problems = append(problems, n.stopDNS(ctx))
+	n.stopXDS(ctx)
 	if n.api != nil {
 		problems = append(problems, n.api.Shutdown(ctx))
 	}

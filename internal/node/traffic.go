@@ -84,7 +84,7 @@ func (n *Node) publicTraffic() string {
 	return net.JoinHostPort(host, port)
 }
 
-// endTraffic ends the data plane and the DNS server at once.
+// endTraffic ends the data plane and the servers of discovery at once.
 func (n *Node) endTraffic() {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -92,6 +92,7 @@ func (n *Node) endTraffic() {
 		_ = n.proxy.Shutdown(ended)
 	}
 	_ = n.stopDNS(ended)
+	n.stopXDS(ended)
 }
 
 // Traffic is the address of the shared traffic listener, or "".
