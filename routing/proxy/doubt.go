@@ -211,13 +211,18 @@ func (p *Proxy) look(pl *plan, node string, doubt []suspect) {
 			}
 		}
 	}
+	began := p.clock.now()
 	p.wg.Go(func() {
+		knocks := make([]found, len(doubt))
+		host := foundOpen
 		defer func() {
-			p.looking.done(node, p.clock.now()+lookAgain)
+			next := p.clock.now()
+			if host == foundOpen || host == foundRefused { // the instances are slow, and may be so for long
+				next += lookAgain
+			}
+			p.looking.done(node, next)
 			<-p.probes
 		}()
-		knocks := make([]found, len(doubt))
-		var host found
 		var wg sync.WaitGroup
 		for k, s := range doubt {
 			wg.Go(func() { knocks[k] = p.knock(s.u.addr, p.waits.look) })
@@ -226,6 +231,9 @@ func (p *Proxy) look(pl *plan, node string, doubt []suspect) {
 		wg.Wait()
 		if p.life.Err() == nil {
 			p.judge(doubt, all, knocks, host)
+			if host == foundMute {
+				p.judgeFrozen(all, began)
+			}
 		}
 	})
 }
@@ -251,11 +259,23 @@ func (p *Proxy) judge(doubt, all []suspect, knocks []found, host found) {
 			why = "no answer and no connection"
 		case f == foundRefused:
 			why = "no answer, and connections are refused"
-		case host == foundMute:
-			why = "no answer, and its node gives none either"
 		}
 		if why != "" {
 			p.silence(s, false, why)
+			out = append(out, s)
+		}
+	}
+	p.moveAll(out)
+}
+
+// judgeFrozen draws the conclusions of a look at a node whose system takes
+// connections for a process that says nothing: the instances that have given no
+// answer since the look began are as frozen, if somebody waited all the time.
+func (p *Proxy) judgeFrozen(all []suspect, began time.Duration) {
+	var out []suspect
+	for _, s := range all {
+		if !s.answered() && s.u.waits(began) {
+			p.silence(s, false, "no answer, and its node gives none either")
 			out = append(out, s)
 		}
 	}
