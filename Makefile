@@ -2,7 +2,12 @@
 # a C compiler adds the race detector, a Docker engine adds the containers.
 
 GO      ?= go
-TAGS    := nomsgpack
+# XDS=1 adds the xDS server for gRPC clients, and some 14 MB.
+XDS     ?=
+comma   := ,
+TAGS    := nomsgpack$(if $(XDS),$(comma)xds)
+# What is compiled differently with the tag xds; the rest is the same code.
+XDSPKGS := ./internal/node ./cmd/paceline
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 IMAGE   ?= paceline:local
@@ -27,7 +32,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build the static binary into bin/paceline
+build: ## Build the static binary into bin/paceline; XDS=1 adds the xDS server
 	$(BUILD) -o bin/paceline ./cmd/paceline
 
 bin/testsum: tools/testsum/main.go tools/testsum/summary.go
@@ -36,6 +41,7 @@ bin/testsum: tools/testsum/main.go tools/testsum/summary.go
 test: bin/testsum ## Run all tests, with the race detector where it is available
 	@$(if $(RACE),,echo "note: no C compiler, so the race detector is off")
 	bin/testsum -- -tags '$(TAGS)' $(RACE) -timeout $(TIMEOUT) $(PKGS)
+	$(if $(XDS)$(filter-out ./...,$(PKGS)),,bin/testsum -- -tags nomsgpack,xds -timeout $(TIMEOUT) ./internal/node)
 
 test-short: bin/testsum ## Run the quick tests only, without the race detector
 	bin/testsum -- -tags '$(TAGS)' -short -timeout $(TIMEOUT) $(PKGS)
@@ -54,7 +60,9 @@ lint: ## Check format, vet, staticcheck, errcheck, and list dead code
 	@out=$$(gofmt -s -l $$(git ls-files -co --exclude-standard '*.go')); \
 		if [ -n "$$out" ]; then echo "not formatted (make fmt):"; echo "$$out"; exit 1; fi
 	$(GO) vet -tags '$(TAGS)' ./...
+	$(GO) vet -tags nomsgpack,xds $(XDSPKGS)
 	$(TOOL) staticcheck -tags '$(TAGS)' ./...
+	$(TOOL) staticcheck -tags nomsgpack,xds $(XDSPKGS)
 	tools/errcheck.sh
 	-@$(TOOL) deadcode -tags '$(TAGS)' -test ./... | sed 's/^/dead code: /'
 

@@ -57,6 +57,8 @@ var owners = []struct {
 	{"github.com/danielgtaylor/huma", []string{"httpapi"}},
 	{"charm.land/bubbletea", []string{"internal/top"}},
 	{"charm.land/lipgloss", []string{"internal/top"}},
+	{"google.golang.org/grpc", []string{"routing/xds", "internal/node"}},
+	{"github.com/envoyproxy", []string{"routing/xds", "internal/node"}},
 	{"github.com/spf13/cobra", []string{"cmd", "internal/cli"}},
 }
 

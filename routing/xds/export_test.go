@@ -16,3 +16,6 @@ func (b Bucket) Try() bool { return b.b.try() }
 
 // Wait takes a token and says how long to wait.
 func (b Bucket) Wait() time.Duration { return b.b.wait() }
+
+// Renew brings the resources to the present state.
+func (s *Server) Renew() { s.renew() }
