@@ -82,6 +82,10 @@ bench-routing: build ## Compare the proxy with haproxy, nginx and caddy (Linux);
 	cd bench && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../bin/paceline-bench .
 	bin/paceline-bench routing -paceline bin/paceline -out bench/results/routing.json $(ARGS)
 
+measure-vanish: ## How long a vanished or frozen node holds up clients (root), and what gossip makes of lost packets
+	PACELINE_E2E_FULL=1 $(GO) test -count=1 -tags '$(TAGS)' -timeout 30m -run MeasureVanish -v ./e2e
+	$(GO) test -count=1 -tags '$(TAGS)' -timeout 60m -run MeasureGossip ./internal/sim -gossip.only 'memberlist,few news,paceline' -gossip.hours 6
+
 demo: build ## Three nodes, load, a killed leader: the failover story, measured
 	bin/paceline demo
 
@@ -114,4 +118,4 @@ dist: ## Build archives and checksums for all platforms into dist/
 clean: ## Remove everything that was built
 	rm -rf bin build dist
 
-.PHONY: help build test test-short sim fuzz race lint fmt bench bench-core bench-routing demo dev image compose-up compose-down dist clean
+.PHONY: help build test test-short sim fuzz race lint fmt bench bench-core bench-routing measure-vanish demo dev image compose-up compose-down dist clean
