@@ -57,7 +57,7 @@ var owners = []struct {
 	{"github.com/danielgtaylor/huma", []string{"httpapi"}},
 	{"charm.land/bubbletea", []string{"internal/top"}},
 	{"charm.land/lipgloss", []string{"internal/top"}},
-	{"google.golang.org/grpc", []string{"routing/xds", "internal/node"}},
+	{"google.golang.org/grpc", []string{"routing/xds", "internal/node", "scaling/agent", "bench"}}, // the agent in tests only,
 	{"github.com/envoyproxy", []string{"routing/xds", "internal/node"}},
 	{"github.com/spf13/cobra", []string{"cmd", "internal/cli"}},
 }

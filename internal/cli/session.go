@@ -134,7 +134,7 @@ func sessionGet(a *app) *cobra.Command {
 
 func sessionDelete(a *app) *cobra.Command {
 	var key string
-	cmd := a.verb("delete GROUP SESSION", "Forget a sticky session; its next request is placed anew", "paceline session delete web anna", exactly(2),
+	cmd := a.verb("delete GROUP SESSION", "Forget a sticky session; a client that has its cookie stays where it is until that ends", "paceline session delete web anna", exactly(2),
 		func(ctx context.Context, c *client.Client, args []string) error {
 			if err := c.DeleteSession(ctx, args[0], args[1], client.WithIdempotencyKey(key)); err != nil {
 				return err

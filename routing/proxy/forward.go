@@ -27,7 +27,9 @@ func (x *exchange) forward(c *upConn) bool {
 			return x.failed(&failure{err: errUpgrade})
 		}
 		x.t.events.upgrades.Add(1)
+		rest := x.keepSession()
 		x.err = x.to.upgrade(x, c)
+		rest()
 		_ = c.Close()
 		x.release(c, took)
 		return false

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -136,6 +137,36 @@ func (x *exchange) refresh(u *upstream) bool {
 	s.ticket.Expires, s.seal = p.unix(x.began)+x.ttl(), true
 	p.cfg.Sessions.Touch(x.t.group, s.ticket.Session)
 	return true
+}
+
+// keepSession notes the use of a sticky session again and again until it is told
+// to rest: a tunnel may last longer than a session that nobody uses, and its
+// instance must not be taken for one without sessions.
+func (x *exchange) keepSession() (rest func()) {
+	s := &x.session
+	if x.t.spec.Stickiness.Strategy != fsm.StickyTable || !s.placed || s.ticket.Provisional {
+		return func() {}
+	}
+	sessions, group, key, every := x.from.p.cfg.Sessions, x.t.group, s.ticket.Session, x.t.spec.Stickiness.TTL.Std()/4
+	var mu sync.Mutex // the first may be due before t is known
+	mu.Lock()
+	defer mu.Unlock()
+	over := false
+	var t *time.Timer
+	t = time.AfterFunc(every, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			sessions.Touch(group, key)
+			t.Reset(every)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		t.Stop()
+	}
 }
 
 // assign asks the cluster for the session's instance.

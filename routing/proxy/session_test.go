@@ -320,6 +320,48 @@ func TestStickyRefresh(t *testing.T) {
 	f.stays(c.Value, at)
 }
 
+// TestTunnelsUseTheirSession: a session is in use as long as its WebSocket.
+func TestTunnelsUseTheirSession(t *testing.T) {
+	s := fsm.Service{Stickiness: fsm.Stickiness{Strategy: fsm.StickyTable, TTL: fsm.Duration(time.Second)}}
+	used := make(chan [16]byte)
+	f := newFleet(t, s, withConfig(func(cfg *proxy.Config) {
+		c := cfg.Cluster.(*cluster)
+		c.apply(fsm.RotateSessionKeys{ID: 1, Secret: cookieSecret[:]})
+		m := session.NewManager(c, nil)
+		t.Cleanup(m.Close)
+		cfg.Sessions = uses{m, used}
+	}))
+	f.script("b", func(c *rawConn) {
+		c.head()
+		c.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		c.head()
+	})
+	c := dial(t, f.addr)
+	r := c.ask("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+	key := ticket(t, r.Cookies()[0].Value).Session
+	for range 3 {
+		if got := <-used; got != key {
+			t.Errorf("the use of %x was noted, not of %x", got, key)
+		}
+	}
+	_ = c.Close()
+	f.quiet()
+}
+
+// uses tells of each use that is noted.
+type uses struct {
+	*session.Manager
+	noted chan<- [16]byte
+}
+
+// Touch implements proxy.Sessions.
+func (u uses) Touch(_ string, key [16]byte) {
+	select {
+	case u.noted <- key:
+	case <-time.After(patience):
+	}
+}
+
 // TestForgottenByTheCluster: a session that the cluster has forgotten, but whose
 // client has its cookie, is known again with the next new cookie, where it was.
 func TestForgottenByTheCluster(t *testing.T) {

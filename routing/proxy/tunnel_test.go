@@ -103,14 +103,14 @@ func TestTunnelEnds(t *testing.T) {
 // A tunnel in which only one side speaks is not idle; one in which nobody does
 // ends.
 func TestTunnelIdle(t *testing.T) {
-	const idle = 100 * time.Millisecond
+	const idle = time.Second
 	f := newFleet(t, fsm.Service{Timeouts: fsm.Timeouts{Tunnel: fsm.Duration(idle)}})
 	f.script("i1", func(c *rawConn) {
 		if c.head() == "" {
 			return
 		}
 		c.say(switched)
-		tick := time.NewTicker(idle / 10)
+		tick := time.NewTicker(idle / 40)
 		defer tick.Stop()
 		for range 50 {
 			<-tick.C

@@ -299,8 +299,9 @@ func (w *worker) release(ctx context.Context, exit <-chan driver.Status) {
 }
 
 // drain waits for the template's grace, in which clients go elsewhere. A group
-// with a service has at least the time in which all proxies hear of it, and
-// ends early when the instance has had sessions and has none any more.
+// with a service has at least the time in which all proxies hear of it. One with
+// sticky sessions ends early when the instance has none: whoever it serves then
+// has one, also for the time of a WebSocket.
 func (w *worker) drain(ctx context.Context, exit <-chan driver.Status) (driver.Status, bool) {
 	grace, early := w.template().StopOrDefault().Grace.Std(), time.Duration(-1)
 	if s := w.service(); s != nil {
