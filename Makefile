@@ -2,7 +2,7 @@
 # a C compiler adds the race detector, a Docker engine adds the containers.
 
 GO      ?= go
-# XDS=1 adds the xDS server for gRPC clients, and some 14 MB.
+# XDS=1 adds the xDS server for gRPC clients, and some 18 MB.
 XDS     ?=
 comma   := ,
 TAGS    := nomsgpack$(if $(XDS),$(comma)xds)

@@ -57,7 +57,9 @@ var owners = []struct {
 	{"github.com/danielgtaylor/huma", []string{"httpapi"}},
 	{"charm.land/bubbletea", []string{"internal/top"}},
 	{"charm.land/lipgloss", []string{"internal/top"}},
-	{"google.golang.org/grpc", []string{"routing/xds", "internal/node", "scaling/agent", "bench"}}, // the agent in tests only,
+	// The agent uses it in tests only, and bench is a module of its own.
+	{"google.golang.org/grpc", []string{"routing/xds", "internal/node", "scaling/agent", "bench"}},
+	{"github.com/envoyproxy", []string{"routing/xds", "internal/node"}},
 	{"github.com/envoyproxy", []string{"routing/xds", "internal/node"}},
 	{"github.com/spf13/cobra", []string{"cmd", "internal/cli"}},
 }

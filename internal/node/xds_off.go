@@ -5,7 +5,7 @@ package node
 import "context"
 
 // hasXDS says that this binary was built without the tag xds: gRPC would make
-// it half as large again for those who do not need it (ADR 10).
+// it nearly twice as large for those who do not need it (ADR 10).
 const hasXDS = false
 
 type xdsServer struct{}

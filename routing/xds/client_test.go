@@ -250,6 +250,28 @@ func TestNotReady(t *testing.T) {
 	ch.recovers(b...)
 }
 
+// A client that knows several nodes takes the next when the first is not ready,
+// or ends.
+func TestNextServer(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.group("web", turns())
+	b := c.backends("web", 2)
+	first, second := serve(t, emptyCluster(t)), serve(t, c)
+	dial(t, "web", first, second).recovers(b...)
+	if n := second.metric(t, "paceline_xds_streams", ""); n != 1 {
+		t.Errorf("%v streams at the node that is ready", n)
+	}
+	third := serve(t, c)
+	ch := dial(t, "web", second, third)
+	ch.reaches(b...)
+	second.stop()
+	c.group("api", &fsm.Service{PathPrefix: "/api"})
+	api := c.backends("api", 1)
+	dial(t, "api", second, third).recovers(api...)
+	ch.reaches(b...)
+}
+
 // services has a service for each thing that resources are made of.
 func services() map[string]*fsm.Service {
 	zero := 0

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -143,12 +144,13 @@ func (c *cluster) backends(group string, n int) []*backend {
 	return list
 }
 
-// bootstrap is what a client is told of a server.
-func bootstrap(addr string) []byte {
-	return fmt.Appendf(nil, `{
-		"xds_servers": [{"server_uri": %q, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
-		"node": {"id": "test", "locality": {"zone": "a"}}
-	}`, addr)
+// bootstrap is what a client is told of servers.
+func bootstrap(servers ...*server) []byte {
+	var list []string
+	for _, s := range servers {
+		list = append(list, fmt.Sprintf(`{"server_uri": %q, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}`, s.addr))
+	}
+	return fmt.Appendf(nil, `{"xds_servers": [%s], "node": {"id": "test", "locality": {"zone": "a"}}}`, strings.Join(list, ","))
 }
 
 // channel is a client of a group: grpc-go with its xds resolver.
@@ -160,7 +162,13 @@ type channel struct {
 
 func (s *server) dial(t testing.TB, group string) *channel {
 	t.Helper()
-	builder, err := grpcxds.NewXDSResolverWithConfigForTesting(bootstrap(s.addr))
+	return dial(t, group, s)
+}
+
+// dial makes a client that uses the first of the servers that serves it.
+func dial(t testing.TB, group string, servers ...*server) *channel {
+	t.Helper()
+	builder, err := grpcxds.NewXDSResolverWithConfigForTesting(bootstrap(servers...))
 	if err != nil {
 		t.Fatal(err)
 	}
