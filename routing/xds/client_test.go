@@ -248,6 +248,13 @@ func TestNotReady(t *testing.T) {
 	notReady = nil
 	mu.Unlock()
 	ch.recovers(b...)
+	// Nor does it take back what it has said when it loses its state.
+	c.m.Replace(fsm.NewState())
+	s.Renew()
+	ch.reaches(b...)
+	if n := s.metric(t, "paceline_xds_resources", "listener"); n != 1 {
+		t.Errorf("%v listeners after the loss of the state", n)
+	}
 }
 
 // A client that knows several nodes takes the next when the first is not ready,

@@ -128,10 +128,12 @@ func (c *cluster) health(id, node string, h fsm.Health) {
 	c.apply(fsm.ReportInstances{Node: node, NodeIncarnation: 1, Reports: []fsm.InstanceReport{{ID: id, Health: h}}})
 }
 
-// drain lets an instance finish what it has.
+// drain lets an instance finish what it has. It still passes its checks.
 func (c *cluster) drain(id string) {
 	c.t.Helper()
 	c.apply(fsm.StopInstances{Instances: []string{id}, Cause: "test"})
+	i, _ := c.State().Instances.Get(id)
+	c.health(id, i.Node, fsm.Healthy)
 }
 
 // end is the end of an instance that has been told to stop.
