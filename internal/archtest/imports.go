@@ -60,7 +60,6 @@ var owners = []struct {
 	// The agent uses it in tests only, and bench is a module of its own.
 	{"google.golang.org/grpc", []string{"routing/xds", "internal/node", "scaling/agent", "bench"}},
 	{"github.com/envoyproxy", []string{"routing/xds", "internal/node"}},
-	{"github.com/envoyproxy", []string{"routing/xds", "internal/node"}},
 	{"github.com/spf13/cobra", []string{"cmd", "internal/cli"}},
 }
 
