@@ -207,7 +207,7 @@ func TestRestart(t *testing.T) {
 	c.run("web", "web-2", "n1", third.addr)
 	c.drain("web-0")
 	c.remove("old")
-	s = serveAt(t, c, s.addr)
+	serveAt(t, c, s.addr)
 	ch.reaches(b[1], third)
 	eventually(t, "the end of the removed group", func() bool { _, err := lost.call(t.Context()); return err != nil })
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -136,6 +137,30 @@ func TestSubscription(t *testing.T) {
 	late.send(req)
 	if n := len(late.next("api").Resources); n != 0 {
 		t.Errorf("%d clusters of a removed group", n)
+	}
+}
+
+// slow is a cluster whose changes are still on their way.
+type slow struct{ *cluster }
+
+func (slow) Watch(ctx context.Context, _ uint64) iter.Seq2[fsm.ChangeSet, error] {
+	return func(func(fsm.ChangeSet, error) bool) { <-ctx.Done() }
+}
+
+// A stream begins with the present state, and does not wait to be told of it.
+func TestPresentState(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.group("web", turns())
+	s := serve(t, slow{c})
+	for k := range 3 {
+		r := s.raw(t)
+		r.send(ask(resource.EndpointType, "web"))
+		list := unpack(t, r.next("web"), &endpointv3.ClusterLoadAssignment{})
+		if len(list.Endpoints) != min(k, 1) || k > 0 && len(list.Endpoints[0].LbEndpoints) != k {
+			t.Errorf("with %d instances: %v", k, list)
+		}
+		c.run("web", fmt.Sprint("i", k), "n1", fmt.Sprintf("10.0.0.%d:80", k+1))
 	}
 }
 
