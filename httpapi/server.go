@@ -149,7 +149,7 @@ func (s *Server) Serve(l net.Listener) error {
 	go func() { back <- s.http.Serve(parkingListener{s.parking, l.Addr()}) }()
 	err := s.http.Serve(netutil.LimitListener(l, s.cfg.Connections))
 	if errors.Is(err, http.ErrServerClosed) {
-		<-back
+		<-back //nolint:errcheck // it has ended for the same reason
 		return nil
 	}
 	return err
