@@ -259,10 +259,6 @@ func TestGarbage(t *testing.T) {
 	if n := s.metric(t, "paceline_xds_refused_total", "bad_request"); n != 4 {
 		t.Errorf("%v bad requests are counted", n)
 	}
-	// A stale answer is none of our business.
-	stale := ask(resource.EndpointType, "none")
-	stale.ResponseNonce = "no such"
-	good.send(stale)
 	c.run("web", "1", "n1", "10.0.0.1:80")
 	unpack(t, good.next("web"), &endpointv3.ClusterLoadAssignment{})
 
