@@ -382,6 +382,9 @@ func (tx *Tx) templateInUse(name string, version int) bool {
 // dropEndedVersions removes the superseded versions whose last instance the
 // entry has ended: once an entry, since one may end many.
 func (tx *Tx) dropEndedVersions() {
+	if tx.TemplateVersions.Len() == 0 { // as a rule; the rows need not be decoded
+		return
+	}
 	var ended []string
 	for _, c := range tx.changes {
 		if c.Table != instanceTable.name {

@@ -230,10 +230,7 @@ func (c *crowd) part() {
 // to no living one is taken for dead, and one that vanishes is, soon. Three nodes are
 // the hardest: each piece of news has the fewest ways to go round.
 func TestGossipAtLoss(t *testing.T) {
-	span, deaths := 8*time.Minute, 3
-	if testing.Short() {
-		span, deaths = 4*time.Minute, 2
-	}
+	const span, deaths = 8 * time.Minute, 3
 	for _, tt := range []struct {
 		nodes  int
 		loss   float64

@@ -73,9 +73,9 @@ func (a *Assigner) Assign(ctx context.Context, group string, key [16]byte) (fsm.
 	return a.AssignAt(ctx, group, key, Place{})
 }
 
-// AssignAt is Assign for a session that was placed without the cluster: it
-// stays there, if the cluster knows no other place and the instance takes
-// sessions.
+// AssignAt is Assign for a session that lives somewhere already, because it was
+// placed without the cluster or the cluster has forgotten it: it stays there, if
+// the cluster knows no other place and the instance takes sessions.
 func (a *Assigner) AssignAt(ctx context.Context, group string, key [16]byte, at Place) (fsm.Assignment, error) {
 	answer := make(chan outcome, 1)
 	if err := a.enqueue(group, request{key, at, answer}); err != nil {

@@ -170,9 +170,9 @@ var letters = func() (t [4][256]uint32) {
 const badLetter = 1 << 7
 
 // decodeCookie decodes base64url of a known length, a multiple of 4.
-// encoding/base64 takes a third longer, and then as much as the cipher does:
-// here are no bounds, padding and line breaks to look for, and whether all
-// letters were good is asked at the end. They are no secret, so the time of a
+// With encoding/base64 opening a cookie takes 1.4 times as long (BenchmarkCookieOpen
+// of both in turns): here are no bounds, padding and line breaks to look for, and
+// whether all letters were good is asked at the end. They are no secret, so the time of a
 // look into the tables tells nothing. The last group writes one byte past raw.
 func decodeCookie(raw *[rawBytes + 1]byte, cookie *[CookieBytes]byte) bool {
 	bad := uint32(0)

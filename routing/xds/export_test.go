@@ -1,21 +1,21 @@
 package xds
 
-import "time"
+import discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 
 // TakeStreams counts streams that are not there.
 func (s *Server) TakeStreams(n int64) { s.streams.Add(n) }
 
-// Bucket is a bucket for tests.
-type Bucket struct{ b *bucket }
+// Stream is a stream of one client.
+type Stream = discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer
 
-// NewBucket makes a bucket.
-func NewBucket(rate, burst float64) Bucket { return Bucket{newBucket(rate, burst)} }
+// Paced is a stream as it is read.
+func Paced(s Stream) Stream { return pace(s) }
 
-// Try takes a token if there is one.
-func (b Bucket) Try() bool { return b.b.try() }
-
-// Wait takes a token and says how long to wait.
-func (b Bucket) Wait() time.Duration { return b.b.wait() }
+// RequestsAtOnce and RequestsASecond bound what is read of one.
+const (
+	RequestsAtOnce  = requestsAtOnce
+	RequestsASecond = requestsASecond
+)
 
 // Renew brings the resources to the present state.
 func (s *Server) Renew() { s.renew() }

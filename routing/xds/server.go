@@ -12,6 +12,7 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
@@ -44,7 +45,7 @@ type Server struct {
 	grpc    *grpc.Server
 	sotw    sotw.Server
 	streams atomic.Int64
-	nackLog *bucket
+	nackLog *rate.Limiter
 
 	run  context.Context // ends when the server is told to stop
 	stop context.CancelFunc
@@ -71,7 +72,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, metrics: m, book: newBook(cfg.Cluster, m),
-		nackLog: newBucket(nackLogsASecond, nackLogsAtOnce), done: make(chan struct{}),
+		nackLog: rate.NewLimiter(nackLogsASecond, nackLogsAtOnce), done: make(chan struct{}),
 	}
 	s.run, s.stop = context.WithCancel(context.Background())
 	// In order: what a resource refers to is sent before it. An empty request

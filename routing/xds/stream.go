@@ -4,11 +4,11 @@ import (
 	"context"
 	"runtime/debug"
 	"slices"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -38,7 +38,7 @@ func (s *Server) StreamAggregatedResources(stream discoveryv3.AggregatedDiscover
 	// A stream begins with what the node knows now, also when the change that
 	// brought it is still on its way to the others.
 	s.renew()
-	err = s.sotw.StreamHandler(&paced{stream, newBucket(requestsASecond, requestsAtOnce)}, resource.AnyType)
+	err = s.sotw.StreamHandler(pace(stream), resource.AnyType)
 	if err == nil && s.run.Err() != nil {
 		return status.Errorf(codes.Unavailable, "node %s is stopping; try another node", s.cfg.Node)
 	}
@@ -65,19 +65,17 @@ func (s *Server) refuse(reason string, code codes.Code, format string, args ...a
 // slowed by the window of its connection.
 type paced struct {
 	discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer
-	rate *bucket
+	rate *rate.Limiter
+}
+
+func pace(s discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) *paced {
+	return &paced{s, rate.NewLimiter(requestsASecond, requestsAtOnce)}
 }
 
 // Recv returns the next request.
 func (p *paced) Recv() (*discoveryv3.DiscoveryRequest, error) {
-	if d := p.rate.wait(); d > 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-p.Context().Done():
-			return nil, p.Context().Err()
-		}
+	if err := p.rate.Wait(p.Context()); err != nil {
+		return nil, err
 	}
 	return p.AggregatedDiscoveryService_StreamAggregatedResourcesServer.Recv()
 }
@@ -113,7 +111,7 @@ func (g guard) OnStreamRequest(_ int64, req *discoveryv3.DiscoveryRequest) error
 	}
 	if req.GetErrorDetail() != nil {
 		s.metrics.nacks.WithLabelValues(label).Inc()
-		if s.nackLog.try() {
+		if s.nackLog.Allow() {
 			s.log.Warn("an xDS client refuses what it was sent", "type", label, "client", short(req.GetNode().GetId()),
 				"version", short(req.GetVersionInfo()), "reason", short(req.GetErrorDetail().GetMessage()))
 		}

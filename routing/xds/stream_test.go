@@ -334,28 +334,39 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// A burst is free; what goes on faster than the rate waits for its turn.
+// endless is a client that sends requests as fast as they are read.
+type endless struct {
+	xds.Stream
+	ctx context.Context
+}
+
+func (e endless) Context() context.Context                   { return e.ctx }
+func (endless) Recv() (*discoveryv3.DiscoveryRequest, error) { return nil, nil }
+
+// A burst is free; what goes on faster than the rate waits for its turn, or for
+// the end of the stream.
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := xds.NewBucket(10, 3)
-		for range 3 {
-			if d := b.Wait(); d != 0 {
-				t.Errorf("a burst waits %v", d)
+		ctx, cancel := context.WithCancel(t.Context())
+		s := xds.Paced(endless{ctx: ctx})
+		read := func(n int) time.Duration {
+			began := time.Now()
+			for range n {
+				if _, err := s.Recv(); err != nil {
+					t.Fatal(err)
+				}
 			}
+			return time.Since(began)
 		}
-		if b.Try() {
-			t.Error("an empty bucket gives")
+		if d := read(xds.RequestsAtOnce); d != 0 {
+			t.Errorf("a burst took %v", d)
 		}
-		for k := range 5 {
-			if d := b.Wait(); d.Round(time.Millisecond) != time.Duration(k+1)*100*time.Millisecond {
-				t.Errorf("request %d after the burst waits %v", k+1, d)
-			}
+		if d := read(3 * xds.RequestsASecond).Round(10 * time.Millisecond); d != 3*time.Second {
+			t.Errorf("what is sent in three seconds took %v", d)
 		}
-		<-time.After(time.Hour) // of virtual time
-		for k := range 4 {
-			if got := b.Try(); got != (k < 3) {
-				t.Errorf("after an hour, %d: %t", k, got)
-			}
+		cancel()
+		if _, err := s.Recv(); err == nil {
+			t.Error("a stream that has ended is read")
 		}
 	})
 }
