@@ -3,11 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // idlers are keep-alive connections on which a request was answered, and that
@@ -21,11 +25,20 @@ type idlers struct {
 // has too few ports for many thousands.
 func sourceOf(n int) net.IP { return net.IPv4(127, 0, 0, byte(1+n/idlePerSource)) }
 
+// portLater has the system choose the port when it connects, and not when it
+// binds the address: one that an earlier connection to somewhere else still waits
+// with can be used then.
+func portLater(_, _ string, c syscall.RawConn) error {
+	var opt error
+	err := c.Control(func(fd uintptr) { opt = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) })
+	return errors.Join(err, opt)
+}
+
 // openIdlers opens connections, one after the other.
 func openIdlers(ctx context.Context, addr string, n int) (*idlers, error) {
 	i := &idlers{addr: addr, conns: make([]net.Conn, 0, n)}
 	for c := range n {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: sourceOf(c)}, Timeout: attemptDeadline, KeepAlive: -1}
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: sourceOf(c)}, Timeout: attemptDeadline, KeepAlive: -1, Control: portLater}
 		conn, err := d.DialContext(ctx, "tcp4", addr)
 		if err == nil {
 			i.conns = append(i.conns, conn)

@@ -203,8 +203,10 @@ func kernel() string {
 }
 
 // measureRoutes measures every section as often as asked for. The proxies take
-// turns within each repetition, and each repetition begins with another one.
+// turns within each repetition, and each repetition begins with another one. What
+// fails is told at the end: a run takes long, and the rest of it is of use.
 func measureRoutes(ctx context.Context, o *routeOptions, r *report) error {
+	var errs []error
 	for _, sec := range routeSections() {
 		if !slices.Contains(o.sections, sec.name) {
 			continue
@@ -218,13 +220,18 @@ func measureRoutes(ctx context.Context, o *routeOptions, r *report) error {
 					continue
 				}
 				o.log("%s %s, repetition %d of %d", sec.name, p.name(), rep+1, o.reps)
-				if err := measureRoute(ctx, o, sec, p, s, r); err != nil {
-					return fmt.Errorf("%s of %s: %w", sec.name, p.name(), err)
+				err := measureRoute(ctx, o, sec, p, s, r)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if err != nil {
+					o.log("  failed: %v", err)
+					errs = append(errs, fmt.Errorf("%s of %s: %w", sec.name, p.name(), err))
 				}
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func measureRoute(ctx context.Context, o *routeOptions, sec routeSection, p proxy, s setup, r *report) error {
