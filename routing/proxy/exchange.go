@@ -36,6 +36,7 @@ type exchange struct {
 	replay    bool // the body is in w.body: the request can be sent again
 	sent      bool // a part of a body that is not kept has been read
 	retries   int
+	wait      patience
 	session   sessionState
 	up        *upstream
 	attemptAt time.Duration // when the present attempt began
@@ -104,7 +105,7 @@ func (x *exchange) run() bool {
 		case fail == nil && !x.retryStatus(c, k):
 			return x.forward(c)
 		case fail == nil: // another instance is asked
-		case !x.again(fail, k):
+		case !x.again(fail, k) && !x.outlast(fail):
 			return x.failed(fail)
 		}
 	}
@@ -143,7 +144,7 @@ func (x *exchange) repeatable() bool {
 func (x *exchange) attempt(u *upstream, fresh bool) (*upConn, *failure) {
 	p := x.from.p
 	x.attemptAt = p.clock.now()
-	c, err := u.connect(p.life, p.clock, x.t.spec.Timeouts.Connect.Std(), fresh)
+	c, err := x.t.connect(p, u, fresh)
 	if err != nil {
 		x.t.release(u.instance, x.attemptAt, unknownLatency)
 		return nil, noConnection(err)
@@ -275,6 +276,22 @@ func (x *exchange) again(fail *failure, k int) bool {
 	return x.more(k, fail.moved)
 }
 
+// outlast waits when no instance has taken a connection, and reports whether to
+// ask them all again. Only what may be sent again gets here with a failure that
+// is a refusal.
+func (x *exchange) outlast(fail *failure) bool {
+	if !fail.refused || fail.own || x.sent || !x.from.p.outlast(x.t, &x.wait) {
+		return false
+	}
+	t := x.from.p.plan.Load().targets[x.t.group]
+	if t == nil {
+		return false
+	}
+	x.t, x.retries, x.session.failed = t, 0, false
+	x.w.pick.Tried = x.w.tried[:0:maxAttempts]
+	return true
+}
+
 // replan takes the service as the newest plan has it: its instances may have been
 // replaced, or found silent together with the request's. It returns the place that
 // this one has now; no instance before it has been tried.
@@ -330,7 +347,7 @@ func (x *exchange) failed(fail *failure) bool {
 	case errors.Is(fail.err, os.ErrDeadlineExceeded), errors.As(fail.err, &timeout) && timeout.Timeout():
 		a.status, a.message = http.StatusGatewayTimeout, "the instance did not answer in time"
 	case fail.refused:
-		a.message = "no connection to an instance could be made"
+		a.message, a.retryAfter = "no connection to an instance could be made", time.Second
 	default:
 		a.message = "the instance broke the connection off"
 	}
@@ -403,7 +420,7 @@ func (x *exchange) choose() (int, *upstream) {
 // await holds a request until there is an instance for it.
 func (x *exchange) await() (k int, u *upstream) {
 	k = -1
-	x.from.p.hold(x.t, func(woken bool) bool {
+	x.from.p.hold(x.t, &x.wait, func(woken bool) bool {
 		k, u = x.retarget(woken)
 		return u != nil || k == goneTarget || x.session.refuse
 	})

@@ -22,6 +22,20 @@ func (p *Proxy) Waits(head, warm, drain, relisten time.Duration) {
 // called before Run.
 func (p *Proxy) WakeEvery(d time.Duration) { p.waits.wake = d }
 
+// RefusedPause sets the first pause of a request that all instances refuse. It is
+// called before Run.
+func (p *Proxy) RefusedPause(d time.Duration) { p.waits.refused = d }
+
+// HasPlace reports whether a request that finds no instance may wait.
+func (p *Proxy) HasPlace(group string) bool {
+	t := p.plan.Load().targets[group]
+	turn := t.queue.join(t.room(&t.queue))
+	if turn != nil {
+		t.queue.leave(turn)
+	}
+	return turn != nil
+}
+
 // StuckAfter shortens the time that a client of HTTP/2 may take nothing.
 func (p *Proxy) StuckAfter(d time.Duration) { p.waits.stuck = d }
 
@@ -75,7 +89,7 @@ func (p *Proxy) Counts() (c Count) {
 	for _, t := range p.plan.Load().targets {
 		c.Requests += t.stats.inflight.Load()
 		c.Counted += t.conns.Load()
-		c.Waiting += t.queue.waiting.Load()
+		c.Waiting += t.waiting()
 		for _, u := range t.all {
 			c.Instances += u.stats.inflight.Load()
 			c.Loads += u.load.InFlight()

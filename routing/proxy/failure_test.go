@@ -316,7 +316,7 @@ func TestPanic(t *testing.T) {
 // While a connection is made the request is load already: an instance that takes
 // no connections must not look idle.
 func TestDialIsLoad(t *testing.T) {
-	f := newFleet(t, fsm.Service{Timeouts: fsm.Timeouts{Connect: fsm.Duration(time.Second)}, Retry: fsm.Retry{Attempts: 1}})
+	f := newFleet(t, fsm.Service{Timeouts: fsm.Timeouts{Connect: fsm.Duration(time.Second), Queue: fsm.Duration(10 * time.Millisecond)}, Retry: fsm.Retry{Attempts: 1}})
 	f.instance("i1", dark(t))
 	c := dial(t, f.addr)
 	c.send(get)

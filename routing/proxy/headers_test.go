@@ -103,6 +103,8 @@ func TestClientBehindProxy(t *testing.T) {
 		"trusted":                 {"127.0.0.0/8", "X-Forwarded-For: 9.9.9.9, 8.8.8.%d\r\n", 200},
 		"two of ours":             {"127.0.0.0/8", "X-Forwarded-For: 8.8.8.%d\r\nX-Forwarded-For: 127.0.0.9\r\n", 200},
 		"the client's own claims": {"127.0.0.0/8", "X-Forwarded-For: 8.8.8.%d, 7.7.7.7\r\n", 429},
+		"another network of IPv6": {"127.0.0.0/8", "X-Forwarded-For: 2001:db8:0:%d::1\r\n", 200},
+		"the same one":            {"127.0.0.0/8", "X-Forwarded-For: 2001:db8::%d\r\n", 429},
 		"not an address":          {"127.0.0.0/8", "X-Forwarded-For: 8.8.8.%d, unknown\r\n", 429},
 		"not trusted":             {"10.0.0.0/8", "X-Forwarded-For: 8.8.8.%d\r\n", 429},
 	} {

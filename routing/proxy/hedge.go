@@ -121,7 +121,7 @@ func (x *exchange) shoot(k int, u *upstream, done chan<- *shot) *shot {
 func (s *shot) fire(fresh bool) (*upConn, *failure) {
 	spec := &s.t.spec
 	s.began = s.p.clock.now()
-	c, err := s.u.connect(s.p.life, s.p.clock, spec.Timeouts.Connect.Std(), fresh)
+	c, err := s.t.connect(s.p, s.u, fresh)
 	if err != nil {
 		s.t.release(s.u.instance, s.began, unknownLatency)
 		return nil, noConnection(err)

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,10 +45,22 @@ type clientState struct {
 // sweepEvery is the time between removals of clients that are not heard of.
 const sweepEvery = 10 * time.Second
 
+// bound is whom the limits of a client hold for. One machine has all the
+// addresses of an IPv6 network of 64 bits (RFC 4291, 2.5.1), and could be a new
+// client with each request.
+func bound(a netip.Addr) netip.Addr {
+	if !a.Is6() || a.Is4In6() {
+		return a.Unmap()
+	}
+	net, _ := a.WithZone("").Prefix(64) // never fails for an IPv6 address
+	return net.Addr()
+}
+
 // of returns what is remembered of a client. When there are too many, the
 // client gets a fresh state that nobody remembers: a flood of addresses must
 // not make the proxy refuse everybody.
 func (l *clientLimits) of(a netip.Addr, now time.Duration) *clientState {
+	a = bound(a)
 	if l.clients == nil {
 		l.clients = map[netip.Addr]*clientState{}
 	}
@@ -95,7 +106,7 @@ func (l *clientLimits) open(a netip.Addr, now time.Duration, limit int) bool {
 func (l *clientLimits) close(a netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c := l.clients[a]; c != nil && c.conns > 0 {
+	if c := l.clients[bound(a)]; c != nil && c.conns > 0 {
 		c.conns--
 	}
 }
@@ -140,57 +151,4 @@ func (p *place) give(peer netip.Addr) {
 		p.of.client.close(peer)
 	}
 	p.of, p.perPeer = nil, false
-}
-
-// queue holds requests that wait for an instance, in order.
-type queue struct {
-	waiting atomic.Int64
-	mu      sync.Mutex
-	list    []chan struct{}
-}
-
-// join adds a waiter; nil when there are too many.
-func (q *queue) join(limit int) chan struct{} {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.list) >= limit {
-		return nil
-	}
-	ch := make(chan struct{})
-	q.list = append(q.list, ch)
-	q.waiting.Store(int64(len(q.list)))
-	return ch
-}
-
-// leave removes a waiter that gave up. One that was woken meanwhile passes its
-// turn on, which would be lost else.
-func (q *queue) leave(ch chan struct{}) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	k := slices.Index(q.list, ch)
-	if k < 0 {
-		q.wakeLocked(1)
-		return
-	}
-	q.list = slices.Delete(q.list, k, k+1)
-	q.waiting.Store(int64(len(q.list)))
-}
-
-// wake lets the first n waiters try again.
-func (q *queue) wake(n int) {
-	if q.waiting.Load() == 0 {
-		return
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.wakeLocked(n)
-}
-
-func (q *queue) wakeLocked(n int) {
-	n = min(n, len(q.list))
-	for _, ch := range q.list[:n] {
-		close(ch)
-	}
-	q.list = append(q.list[:0:0], q.list[n:]...)
-	q.waiting.Store(int64(len(q.list)))
 }

@@ -38,6 +38,9 @@ const (
 	maxKnocks = 8
 	// maxProbes bounds the checks of ejected instances, and looks, under way.
 	maxProbes = 64
+	// lastPause bounds the pause between two attempts of a request that all
+	// instances refuse; see waits.refused.
+	lastPause = 500 * time.Millisecond
 	// maxWakings bounds the commands under way that wake groups, and those that
 	// are to be woken next; wakeTimeout bounds each: the cluster holds it while
 	// it has no leader.
@@ -89,6 +92,9 @@ type waits struct {
 	relisten time.Duration
 	// wake is the least time between two commands that wake the same group.
 	wake time.Duration
+	// refused is the first pause of a request that all instances refuse; each
+	// further one is twice as long, up to lastPause.
+	refused time.Duration
 	// stuck is how long a client of HTTP/2 may take nothing of what it is sent.
 	stuck time.Duration
 	// doubt is how long an instance gives no answer to anybody, while a request
@@ -102,7 +108,7 @@ type waits struct {
 
 func standardWaits() waits {
 	return waits{
-		head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second, wake: time.Second, stuck: defaultStall,
+		head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second, wake: time.Second, refused: 20 * time.Millisecond, stuck: defaultStall,
 		doubt: 500 * time.Millisecond, look: 600 * time.Millisecond, ask: 800 * time.Millisecond,
 	}
 }

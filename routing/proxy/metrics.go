@@ -106,7 +106,7 @@ func collectService(t *target, count counterFunc, gauge gaugeFunc, ch chan<- pro
 		count(descRequests, t.stats.codes[class].Load(), t.group, name)
 	}
 	gauge(descInFlight, t.stats.inflight.Load(), t.group)
-	gauge(descWaiting, t.queue.waiting.Load(), t.group)
+	gauge(descWaiting, t.waiting(), t.group)
 	gauge(descEndpoints, int64(len(t.ups)), t.group, "used")
 	gauge(descEndpoints, int64(len(t.all)-len(t.ups)), t.group, "unused")
 	count(descReceived, t.stats.received.Load(), t.group)
@@ -190,7 +190,7 @@ func (t *target) waitingShare() float64 {
 	if len(t.ups) == 0 {
 		return 0
 	}
-	return float64(t.queue.waiting.Load()) / float64(len(t.ups))
+	return float64(t.waiting()) / float64(len(t.ups))
 }
 
 // reading is what was read of an instance's counters at the last sample.

@@ -62,7 +62,7 @@ func (p *Proxy) replan(s *fsm.State) {
 		now := next.targets[name]
 		before.retireMissing(now)
 		if now != before { // whoever waits for an instance looks again
-			before.queue.wake(before.spec.Limits.MaxQueue)
+			before.wakeAll()
 		}
 	}
 }

@@ -19,8 +19,10 @@ type service struct {
 	budget budget
 	rate   bucket
 	client clientLimits
-	queue  queue
-	conns  atomic.Int64
+	queue  queue // those that found no instance
+	// refused are those that found only instances that take no connections.
+	refused queue
+	conns   atomic.Int64
 	// waking is set while a command that wakes the group is under way, and
 	// wakeAfter is when the next may be sent; the janitor's own.
 	waking    atomic.Bool

@@ -51,38 +51,58 @@ func (c *conn) passThrough() {
 }
 
 // dial makes a connection to an instance, or returns nil. Where there is no
-// instance it waits for one, as requests do.
+// instance, or none takes a connection, it waits for one, as requests do.
 func (c *conn) dial(t *target, now time.Duration) (*upConn, *upstream) {
+	var w patience
+	for {
+		up, u := c.dialAny(t, &w, now)
+		if up != nil || u == nil || !c.p.outlast(t, &w) {
+			return up, u
+		}
+		if t = c.p.plan.Load().targets[t.group]; t == nil {
+			return nil, nil
+		}
+	}
+}
+
+// dialAny tries one instance after another. It returns the last one without a
+// connection when none takes any, and nil when there is none.
+func (c *conn) dialAny(t *target, w *patience, now time.Duration) (up *upConn, u *upstream) {
 	var tried [maxAttempts]int32
 	r := balance.Request{Hash: hashAddr(c.peer), Now: now, Tried: tried[:0:maxAttempts]}
 	for try := range min(t.spec.Retry.Attempts, maxAttempts) {
-		k, u := t.pick(&r)
-		if u == nil && try == 0 {
-			c.p.hold(t, func(bool) bool {
+		k, next := t.pick(&r)
+		if next == nil && try == 0 {
+			c.p.hold(t, w, func(bool) bool {
 				newest := c.p.plan.Load().targets[t.group]
 				if newest == nil {
 					return true
 				}
 				t, r.Tried = newest, tried[:0:maxAttempts]
-				k, u = t.pick(&r)
-				return u != nil
+				k, next = t.pick(&r)
+				return next != nil
 			})
 		}
-		if u == nil {
-			return nil, nil
+		if next == nil {
+			return nil, u
 		}
-		up, err := u.connect(c.p.life, c.clock, t.spec.Timeouts.Connect.Std(), true)
+		u = next
+		up, err := t.connect(c.p, u, true)
 		if err == nil {
 			u.ejection.succeeded()
 			return up, u
 		}
 		t.release(u.instance, c.now(), unknownLatency)
-		if fail := noConnection(err); fail.blames() {
+		fail := noConnection(err)
+		if fail.own {
+			return nil, nil
+		}
+		if fail.blames() {
 			c.p.noteFailure(t, u.instance, true)
 		}
 		r.Tried = append(r.Tried, int32(k))
 	}
-	return nil, nil
+	return nil, u
 }
 
 // proxyV2 begins a PROXY protocol header of version 2; the length of what

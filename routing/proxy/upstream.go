@@ -61,6 +61,16 @@ func (c *upConn) moves(stall time.Duration) {
 	c.writeIn(now, stall)
 }
 
+// connect is [instance.connect] for a service. Those that were refused try
+// again when an instance takes a connection.
+func (t *target) connect(p *Proxy, u *upstream, fresh bool) (*upConn, error) {
+	c, err := u.connect(p.life, p.clock, t.spec.Timeouts.Connect.Std(), fresh)
+	if err == nil && !c.used {
+		t.refused.wake(math.MaxInt)
+	}
+	return c, err
+}
+
 // connect returns an idle connection or dials. fresh wants one that was never
 // used. A request must not be lost to a connection that the instance has closed
 // while it was idle, nor get for an answer what nobody has asked for, so idle

@@ -12,44 +12,6 @@ type Proposer interface {
 	Propose(ctx context.Context, c fsm.Command) (fsm.Result, error)
 }
 
-// hold lets whoever has found no instance of a service wait, until again finds
-// one or says otherwise that it need not wait any more. It is asked at the
-// beginning, and when an instance may have become free or known: woken then.
-// There may be no instance because the group is starting from nothing, or
-// because all are full. A group at size 0 is woken meanwhile.
-func (p *Proxy) hold(t *target, again func(woken bool) bool) {
-	if p.hopeless(t) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(p.life, t.spec.Timeouts.Queue.Std())
-	defer cancel()
-	q := &t.queue
-	for ctx.Err() == nil {
-		turn := q.join(t.spec.Limits.MaxQueue)
-		if turn == nil {
-			t.events.queueFull.Add(1)
-			return
-		}
-		// Between the pick that found nothing and joining, an instance may
-		// have become free.
-		if again(false) {
-			q.leave(turn)
-			return
-		}
-		t.events.queued.Add(1)
-		p.rouse(t.service)
-		select {
-		case <-turn:
-			if again(true) {
-				return
-			}
-		case <-ctx.Done():
-			q.leave(turn)
-		}
-	}
-	t.events.queueTimeouts.Add(1)
-}
-
 // hopeless reports whether waiting for an instance is of no use: there is
 // none, and the group is to have none.
 func (p *Proxy) hopeless(t *target) bool {
