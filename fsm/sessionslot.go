@@ -58,10 +58,27 @@ type slotOwner struct {
 	incarnation int
 }
 
-// takers returns the instances that get new sessions: those that run and are
-// healthy, or, when there is none, those that run and have not been checked
-// yet. An instance that fails its checks never gets a session to keep: the
+// SessionTakers returns the instances of a group that get new sessions: those that
+// run and are healthy, or, when there is none, those that run and have not been
+// checked yet. An instance that fails its checks never gets a session to keep: the
 // proxies can still send it a request that has nowhere else to go.
+func (s *State) SessionTakers(group string) []*Instance {
+	list := s.serving(group)
+	takes := takers(list)
+	return slices.DeleteFunc(list, func(i *Instance) bool { return !takes(i) })
+}
+
+// serving returns the instances of a group that have begun to serve and not ended.
+func (s *State) serving(group string) (list []*Instance) {
+	for _, i := range s.InstancesOf(group) {
+		if _, serves := i.Endpoint(); serves {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// takers tells which of those that serve are [State.SessionTakers].
 func takers(living []*Instance) func(*Instance) bool {
 	want := Unknown
 	for _, i := range living {
@@ -81,12 +98,7 @@ func (s *State) viewSlots(set *sessionSet) *slotView {
 	for k, slot := range set.slots {
 		at[slotOwner{slot.instance, slot.incarnation}] = k
 	}
-	var living []*Instance
-	for _, i := range s.InstancesOf(set.group) {
-		if _, serves := i.Endpoint(); serves {
-			living = append(living, i)
-		}
-	}
+	living := s.serving(set.group)
 	takes := takers(living)
 	for _, i := range living {
 		owner := slotOwner{i.ID, i.Incarnation}

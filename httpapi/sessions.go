@@ -109,9 +109,9 @@ func routeSession(c *call) error {
 	case fsm.StickyTable:
 		i, err = c.assigned(g.Name, key, &out)
 	case fsm.StickyHash:
-		i, err = rendezvous(usable(s, g.Name), key), nil
+		i, err = rendezvous(s.SessionTakers(g.Name), key), nil
 	default:
-		if list := usable(s, g.Name); len(list) > 0 {
+		if list := s.SessionTakers(g.Name); len(list) > 0 {
 			i = list[(c.s.turn.Add(1)-1)%uint64(len(list))]
 		}
 	}
@@ -143,27 +143,6 @@ func (c *call) assigned(group string, key [16]byte, out *client.SessionRoute) (*
 		}
 	}
 	return nil, nil
-}
-
-// usable lists the instances of a group that new sessions may be sent to:
-// those that run and are healthy, or, when there is none, those that run and
-// have not been checked yet. AssignSessions has the same rule.
-func usable(s *fsm.State, group string) []*fsm.Instance {
-	var healthy, unknown []*fsm.Instance
-	for _, i := range s.InstancesOf(group) {
-		e, serves := i.Endpoint()
-		switch {
-		case !serves || e.Draining:
-		case e.Health == fsm.Healthy:
-			healthy = append(healthy, i)
-		case e.Health == fsm.Unknown:
-			unknown = append(unknown, i)
-		}
-	}
-	if len(healthy) > 0 {
-		return healthy
-	}
-	return unknown
 }
 
 // rendezvous returns the instance with the highest hash for a session: every

@@ -97,7 +97,7 @@ func (k *Keeper) round(ctx context.Context, s *fsm.State) {
 		st := service.WithDefaults().Stickiness
 		if st.Strategy == fsm.StickyTable {
 			sticky, period = true, max(period, st.TTL.Std())
-			if s.SessionStats(name).Homeless > 0 && takes(s, name) {
+			if s.SessionStats(name).Homeless > 0 && len(s.SessionTakers(name)) > 0 {
 				k.rehome(ctx, name)
 			}
 		}
@@ -111,17 +111,6 @@ func (k *Keeper) round(ctx context.Context, s *fsm.State) {
 	if len(keys) == 0 || sticky && time.Since(keys[0].CreatedAt) >= period {
 		k.rotate(ctx, s)
 	}
-}
-
-// takes reports whether an instance of a group gets new sessions. Without one
-// there is nothing to propose.
-func takes(s *fsm.State, group string) bool {
-	for _, i := range s.InstancesOf(group) {
-		if e, ok := i.Endpoint(); ok && !e.Draining && e.Health != fsm.Unhealthy {
-			return true
-		}
-	}
-	return false
 }
 
 // rotate makes a new key.
