@@ -71,6 +71,8 @@ func TestAnswers(t *testing.T) {
 		{"named.paceline.", "A", "NOERROR", ""},
 		{"named.paceline.", "SRV", "NOERROR", "SRV 1 5 5432 db.example.com."},
 		{strings.ToLower(id(8)) + ".named.paceline.", "A", "NOERROR", "CNAME db.example.com."},
+		{strings.ToLower(id(8)) + ".named.paceline.", "TXT", "NOERROR", "CNAME db.example.com."},
+		{strings.ToLower(id(8)) + ".named.paceline.", "CNAME", "NOERROR", "CNAME db.example.com."},
 		{"paceline.", "NS", "NOERROR", "NS n1.node.paceline."},
 		{"paceline.", "SOA", "NOERROR", fmt.Sprintf("SOA n1.node.paceline. hostmaster.paceline. %d 3600 600 86400 0", c.State().Index())},
 		{"paceline.", "A", "NOERROR", ""},

@@ -152,11 +152,12 @@ func (r *records) answer(m *dns.Msg, q *dns.Question) {
 				m.Extra = appendAddress(z, m.Extra, host, t, dns.TypeANY)
 			}
 			m.Answer = append(m.Answer, &dns.SRV{Hdr: z.header(q.Name, dns.TypeSRV), Priority: 1, Weight: t.weight, Port: t.port, Target: host})
+		case t.host != "" && !r.srv:
+			// An instance or node that is known by a name only. Its name is an alias,
+			// whatever is asked for (RFC 1034, 3.6.2).
+			m.Answer = append(m.Answer, &dns.CNAME{Hdr: z.header(q.Name, dns.TypeCNAME), Target: t.host})
 		case !r.srvOnly && (q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA):
 			m.Answer = appendAddress(z, m.Answer, q.Name, t, q.Qtype)
-			if t.host != "" && !r.srv { // an instance or node that is known by a name only
-				m.Answer = append(m.Answer, &dns.CNAME{Hdr: z.header(q.Name, dns.TypeCNAME), Target: t.host})
-			}
 		}
 	}
 }
