@@ -109,6 +109,6 @@ type waits struct {
 func standardWaits() waits {
 	return waits{
 		head: 10 * time.Second, warm: time.Second, drain: 2 * time.Second, relisten: 2 * time.Second, wake: time.Second, refused: 20 * time.Millisecond, stuck: defaultStall,
-		doubt: 500 * time.Millisecond, look: 600 * time.Millisecond, ask: 800 * time.Millisecond,
+		doubt: 500 * time.Millisecond, look: 600 * time.Millisecond, ask: 600 * time.Millisecond,
 	}
 }
