@@ -95,9 +95,19 @@ func BenchmarkInvalidTemplate(b *testing.B) {
 	benchmark(b, http.MethodPut, "/v1/templates/web", `{"driver":"process","comand":"@sample","cpu":"x"}`, 422)
 }
 
-// BenchmarkServiceWatchers holds thousands of blocking reads of one service,
-// and wakes them by one change.
+// BenchmarkServiceWatchers holds thousands of blocking reads, or streams, of one
+// service, and wakes them by one change.
 func BenchmarkServiceWatchers(b *testing.B) {
+	b.Run("blocking", func(b *testing.B) {
+		benchmarkWatchers(b, true, "GET /v1/services/web?wait=10m&index=%d HTTP/1.1\r\nHost: n1\r\n\r\n")
+	})
+	b.Run("stream", func(b *testing.B) {
+		benchmarkWatchers(b, false, "GET /v1/services/web HTTP/1.1\r\nHost: n1\r\nAccept: text/event-stream\r\nLast-Event-ID: %d\r\n\r\n")
+	})
+}
+
+// benchmarkWatchers asks once, or anew after each answer.
+func benchmarkWatchers(b *testing.B, anew bool, request string) {
 	const watchers = 9_000 // each has two files here
 	a := newAPI(b)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -118,7 +128,7 @@ func BenchmarkServiceWatchers(b *testing.B) {
 	ask := func() {
 		index, _ := a.cluster.State().ServiceIndexes.Get("web")
 		for _, c := range conns {
-			if _, err := fmt.Fprintf(c, "GET /v1/services/web?wait=10m&index=%d HTTP/1.1\r\nHost: n1\r\n\r\n", index.Index); err != nil {
+			if _, err := fmt.Fprintf(c, request, index.Index); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -127,20 +137,32 @@ func BenchmarkServiceWatchers(b *testing.B) {
 		}
 	}
 	answer := make([]byte, 4096)
+	read := func(until string) {
+		for _, c := range conns {
+			for got := ""; !strings.Contains(got, until); {
+				n, err := c.Read(answer)
+				if err != nil {
+					b.Fatal(err)
+				}
+				got += string(answer[:n])
+			}
+		}
+	}
 	for n := 0; b.Loop(); n++ {
 		b.StopTimer()
-		ask()
+		if anew || n == 0 {
+			ask()
+		}
 		if n == 0 {
+			if !anew {
+				read("retry:")
+			}
 			runtime.GC()
 			runtime.ReadMemStats(&waiting)
 		}
 		b.StartTimer()
 		a.cluster.Report(httpapitest.InstanceID(1), "", []fsm.Health{fsm.Unhealthy, fsm.Healthy}[n%2])
-		for _, c := range conns {
-			if _, err := c.Read(answer); err != nil {
-				b.Fatal(err)
-			}
-		}
+		read("endpoints")
 	}
 	used := float64(waiting.HeapInuse+waiting.StackInuse) - float64(before.HeapInuse+before.StackInuse)
 	b.ReportMetric(used/watchers, "B/watcher")

@@ -30,7 +30,7 @@ func eventRoutes() []*route {
 }
 
 func events(c *call) error {
-	if strings.Contains(c.c.Request.Header.Get("Accept"), "text/event-stream") {
+	if c.wantsStream() {
 		return c.stream(c.followEvents)
 	}
 	p, err := c.page()
@@ -53,6 +53,15 @@ func events(c *call) error {
 		return !at.before(seen)
 	}
 	return list(c, p, newestFirst, skip, keep)
+}
+
+const typeEvents = "text/event-stream"
+
+// wantsStream reports whether the client asks for an answer that goes on. One
+// that asks for a head only would wait for ever for its end.
+func (c *call) wantsStream() bool {
+	at := connectionOf(c.c.Request)
+	return strings.Contains(c.c.Request.Header.Get("Accept"), typeEvents) && (at == nil || at.method != http.MethodHead)
 }
 
 // keepEvent makes the filter of the request.
@@ -83,7 +92,7 @@ func (c *call) followEvents(out *stream) error {
 		}
 		at = last
 	}
-	out.open("text/event-stream")
+	out.open(typeEvents)
 	// The first id lets a client that has seen no event resume where it began.
 	head := fmt.Sprintf("retry: %d\nid: %s\n\n", eventRetry.Milliseconds(), eventID(at.index, at.n))
 	if err := out.write([]byte(head)); err != nil {
@@ -137,6 +146,9 @@ func (c *call) sendEvents(out *stream, sets []fsm.ChangeSet, at place, keep func
 	return at, out.flush()
 }
 
+// signOfLife is a comment, which clients leave out.
+var signOfLife = []byte(": still here\n\n")
+
 // awaitNews waits for more, with a sign of life now and then.
 func (c *call) awaitNews(out *stream, news <-chan struct{}) bool {
 	t := time.NewTimer(heartbeat)
@@ -145,7 +157,7 @@ func (c *call) awaitNews(out *stream, news <-chan struct{}) bool {
 	case <-news:
 		return true
 	case <-t.C:
-		return out.write([]byte(": still here\n\n")) == nil
+		return out.write(signOfLife) == nil
 	case <-out.ctx.Done():
 		return false
 	}
@@ -192,13 +204,17 @@ func (s *stream) open(mediaType string) {
 		return
 	}
 	s.begun = true
-	h := s.c.c.Writer.Header()
-	s.c.headers(h)
+	s.c.streamHeaders(s.c.c.Writer.Header(), mediaType)
+	s.c.c.Writer.WriteHeader(http.StatusOK)
+	_ = s.flush()
+}
+
+// streamHeaders sets what the head of an answer says that goes on.
+func (c *call) streamHeaders(h http.Header, mediaType string) {
+	c.headers(h)
 	h.Set("Content-Type", mediaType)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // proxies must not hold events back
-	s.c.c.Writer.WriteHeader(http.StatusOK)
-	_ = s.flush()
 }
 
 // event writes one event; flush sends it.

@@ -54,6 +54,9 @@ const (
 	maxTokens       = 256
 	minToken        = 16
 
+	// maxStreamInput is how much the client of a stream may send, after its request.
+	maxStreamInput = 4 << 10
+
 	eventSetsKept     = 2048 // change sets that the event stream remembers
 	eventChangesKept  = 16384
 	maxSetsAtOnce     = 256

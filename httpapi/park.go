@@ -106,33 +106,44 @@ type parked struct {
 // park takes the request from net/http until over says so, or a time. It
 // reports false when the request has to wait where it is.
 func (c *call) park(f *feed, until time.Time, over func() bool, release func()) bool {
-	r, lot := c.c.Request, c.s.parking
-	at := connectionOf(r)
-	if at == nil || r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.ContentLength != 0 || r.Header.Get("Expect") != "" {
+	conn, early, ok := c.takeConnection()
+	if !ok {
 		return false
 	}
-	if !lot.enter() {
-		return false
-	}
+	r := c.c.Request
 	var head bytes.Buffer
-	_, _ = fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", at.method, r.RequestURI, r.Host)
+	_, _ = fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", connectionOf(r).method, r.RequestURI, r.Host)
 	_ = r.Header.Write(&head) // a buffer takes everything
 	head.WriteString("\r\n")
-	conn, buffered, err := c.c.Writer.Hijack()
-	if err != nil {
-		lot.waiting.Done()
-		return false
-	}
-	if p, ok := conn.(*parkedConn); ok {
-		conn = p.Conn // or each wait would add a layer
-	}
-	early, _ := buffered.Peek(buffered.Reader.Buffered())
 	head.Write(early)
 	w := &parked{
 		conn: conn, head: bytes.Clone(head.Bytes()), again: &returned{c.requestID, c.begun}, feed: f, until: until, over: over,
 	}
 	go c.s.wait(w, len(early) > 0, release)
 	return true
+}
+
+// takeConnection takes the request's connection from net/http, with what the
+// client has sent since. The lot counts it until waiting.Done is called. ok is
+// false when the connection has to stay where it is.
+func (c *call) takeConnection() (conn net.Conn, early []byte, ok bool) {
+	r, lot := c.c.Request, c.s.parking
+	if connectionOf(r) == nil || r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.ContentLength != 0 || r.Header.Get("Expect") != "" {
+		return nil, nil, false
+	}
+	if !lot.enter() {
+		return nil, nil, false
+	}
+	conn, buffered, err := c.c.Writer.Hijack()
+	if err != nil {
+		lot.waiting.Done()
+		return nil, nil, false
+	}
+	if p, parked := conn.(*parkedConn); parked {
+		conn = p.Conn // or each wait would add a layer
+	}
+	early, _ = buffered.Peek(buffered.Reader.Buffered())
+	return conn, early, true
 }
 
 // wait is the life of a parked request.

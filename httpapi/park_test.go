@@ -2,12 +2,16 @@ package httpapi_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pacelinehq/paceline/client"
@@ -22,12 +26,9 @@ type line struct {
 	r    *bufio.Reader
 }
 
-func listening(t *testing.T, a *api) func() *line {
+// serveOn runs the server's own listener, which parks, until the test ends.
+func serveOn(t *testing.T, a *api, l net.Listener) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	served := make(chan error, 1)
 	go func() { served <- a.server.Serve(l) }()
 	t.Cleanup(func() {
@@ -36,8 +37,23 @@ func listening(t *testing.T, a *api) func() *line {
 			t.Error(err)
 		}
 	})
+}
+
+func ownServer(t *testing.T, a *api) (url string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, a, l)
+	return "http://" + l.Addr().String()
+}
+
+func listening(t *testing.T, a *api) func() *line {
+	t.Helper()
+	addr := strings.TrimPrefix(ownServer(t, a), "http://")
 	return func() *line {
-		conn, err := net.Dial("tcp", l.Addr().String())
+		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,4 +123,120 @@ func TestParkedRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	last.answer("GET")
+}
+
+// openStream asks for a stream and reads its head.
+func (l *line) openStream(path string) *http.Response {
+	l.t.Helper()
+	if _, err := fmt.Fprintf(l.conn, "GET %s HTTP/1.1\r\nHost: n1\r\nAccept: text/event-stream\r\nX-Request-Id: the-one\r\n\r\n", path); err != nil {
+		l.t.Fatal(err)
+	}
+	res, err := http.ReadResponse(l.r, &http.Request{Method: "GET"})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	h := res.Header
+	if res.StatusCode != 200 || h.Get(client.HeaderRequestID) != "the-one" || h.Get(client.HeaderServedBy) != "n1" ||
+		h.Get("Content-Type") != "text/event-stream" || h.Get("Date") == "" || !res.Close {
+		l.t.Fatalf("%s: %v", res.Status, h)
+	}
+	return res
+}
+
+// A parked stream ends as a whole at a shutdown, and is given up when its client
+// goes, or has more to say than a client of a stream has.
+func TestParkedStreamEnds(t *testing.T) {
+	a := newAPI(t)
+	dial := listening(t, a)
+	gone, talks, stays := dial(), dial(), dial()
+	for _, l := range []*line{gone, talks, stays} {
+		res := l.openStream("/v1/services/web")
+		defer res.Body.Close() //nolint:errcheck // the connection is closed by the test
+		if l == stays {
+			defer func() {
+				body, err := io.ReadAll(res.Body)
+				if err != nil || strings.Count(string(body), "data: ") != 1 {
+					t.Errorf("got %q (%v), want one event and an end", body, err)
+				}
+			}()
+		}
+	}
+	awaitWatchers(t, a, 3)
+	_ = gone.conn.Close()
+	awaitWatchers(t, a, 2)
+	_, _ = talks.conn.Write([]byte("GET / HTTP/1.1\r\nHost: n1\r\n\r\n")) // for nothing
+	_, _ = talks.conn.Write(bytes.Repeat([]byte("x"), 1<<20))
+	awaitWatchers(t, a, 1)
+	if n := a.server.Parked("web"); n != 1 {
+		t.Errorf("%d connections are kept for one stream", n)
+	}
+	if err := a.server.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	awaitWatchers(t, a, 0)
+}
+
+// HEAD of what may be a stream is answered, and the connection goes on.
+func TestHeadOfStream(t *testing.T) {
+	a := newAPI(t)
+	l := listening(t, a)()
+	for _, path := range []string{"/v1/services/web", "/v1/events"} {
+		if _, err := fmt.Fprintf(l.conn, "HEAD %s HTTP/1.1\r\nHost: n1\r\nAccept: text/event-stream\r\n\r\n", path); err != nil {
+			t.Fatal(err)
+		}
+		if res, err := http.ReadResponse(l.r, &http.Request{Method: "HEAD"}); err != nil || res.StatusCode != 200 || res.Close {
+			t.Errorf("%s: %v %v", path, res, err)
+		}
+	}
+	awaitWatchers(t, a, 0)
+}
+
+// pipes is a listener without a network, for virtual time.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+
+// A parked stream without news shows that it lives.
+func TestParkedStreamHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI(t)
+		p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		served := make(chan error, 1)
+		go func() { served <- a.server.Serve(p) }()
+		ours, theirs := net.Pipe()
+		p.conns <- theirs
+		l := &line{t, ours, bufio.NewReader(ours)}
+		res := l.openStream("/v1/services/web")
+		text := make(chan string)
+		go func() {
+			body, _ := io.ReadAll(res.Body)
+			text <- string(body)
+		}()
+		<-time.After(time.Minute + time.Second) // of the bubble
+		_ = a.server.Shutdown(t.Context())
+		if got := <-text; strings.Count(got, ": still here\n\n") != 4 || strings.Count(got, "data: ") != 1 {
+			t.Errorf("in a minute: %s", got)
+		}
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
 }

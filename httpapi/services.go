@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pacelinehq/paceline/client"
@@ -146,11 +145,11 @@ func (f endpointFilter) apply(list []client.ServiceEndpoint) []client.ServiceEnd
 
 // serviceFrame is a service's answer as an event of a stream. The body of the
 // plain answer is a part of it, so that both are one piece of memory.
-func (c *call) serviceFrame(s *fsm.State, group string, f endpointFilter) (frame []byte, index uint64) {
-	index = serviceIndex(s, group)
+func (s *Server) serviceFrame(state *fsm.State, group string, f endpointFilter) (frame []byte, index uint64) {
+	index = serviceIndex(state, group)
 	k := answerKey{form: "service", service: group, filter: f.key()}
-	return c.s.directory.share(k, answerVersion{index: index}, func() []byte {
-		v := client.ServiceView{Group: group, Index: index, Endpoints: f.apply(endpointsOf(s, group))}
+	return s.directory.share(k, answerVersion{index: index}, func() []byte {
+		v := client.ServiceView{Group: group, Index: index, Endpoints: f.apply(endpointsOf(state, group))}
 		return fmt.Appendf(nil, "id: %d\nevent: %s\n%s%s\n\n", index, client.EventService, dataField, mustJSON(v))
 	}), index
 }
@@ -174,7 +173,7 @@ func mustJSON(v any) []byte {
 }
 
 func getService(c *call) error {
-	if strings.Contains(c.c.Request.Header.Get("Accept"), "text/event-stream") {
+	if c.wantsStream() {
 		return c.followService()
 	}
 	group := c.param("group")
@@ -198,7 +197,7 @@ func getService(c *call) error {
 	if _, err := s.Groups.Lookup(group); err != nil {
 		return err
 	}
-	frame, index := c.serviceFrame(s, group, c.endpointFilter())
+	frame, index := c.s.serviceFrame(s, group, c.endpointFilter())
 	c.etag(index)
 	c.c.Writer.Header()[client.HeaderServiceIndex] = []string{strconv.FormatUint(index, 10)}
 	if have, ok := parseTag(c.c.Request.Header.Get("If-None-Match")); ok && have == index {

@@ -19,7 +19,7 @@ func (c *call) followService() error {
 	if _, err := c.s.cfg.Cluster.State().Groups.Lookup(group); err != nil {
 		return err
 	}
-	w := &serviceStream{c: c, group: group, filter: c.endpointFilter()}
+	w := &serviceStream{s: c.s, group: group, filter: c.endpointFilter()}
 	if id := c.c.Request.Header.Get("Last-Event-ID"); id != "" {
 		sent, err := strconv.ParseUint(id, 10, 63)
 		if err != nil {
@@ -33,46 +33,55 @@ func (c *call) followService() error {
 	if err != nil {
 		return err
 	}
-	defer release()
+	w.feed = c.s.directory.join(group)
+	leave := func() { c.s.directory.leave(w.feed); release() }
 	c.waited = true
-	return c.follow(w.run)
+	if c.parkStream(w, leave) {
+		return nil
+	}
+	defer leave()
+	return c.follow(func(out *stream) error { return c.followHere(w, out) })
 }
 
-// serviceStream is one reader's stream of a service.
-type serviceStream struct {
-	c      *call
-	group  string
-	filter endpointFilter
-	sent   uint64 // index of what the reader has; 0 for nothing
-}
-
-func (w *serviceStream) run(out *stream) error {
-	d := w.c.s.directory
-	f := d.join(w.group)
-	defer d.leave(f)
-	out.open("text/event-stream")
-	if out.write(fmt.Appendf(nil, "retry: %d\n\n", eventRetry.Milliseconds())) != nil {
+// followHere is the stream of a connection that stays with net/http.
+func (c *call) followHere(w *serviceStream, out *stream) error {
+	out.open(typeEvents)
+	if out.write(streamBegin()) != nil {
 		return io.EOF
 	}
 	for {
-		news := d.news(f)
-		s := w.c.s.cfg.Cluster.State()
-		index := serviceIndex(s, w.group)
-		if index == 0 {
-			_ = out.write(fmt.Appendf(nil, "event: %s\ndata: {\"group\":%q}\n\n", client.EventServiceRemoved, w.group))
-			return io.EOF
-		}
-		if w.due(s, index) {
-			frame, at := w.c.serviceFrame(s, w.group, w.filter)
-			if out.write(frame) != nil {
-				return io.EOF
-			}
-			w.sent = at
-		}
-		if !w.c.awaitNews(out, news) {
+		news := c.s.directory.news(w.feed)
+		frame, last := w.next()
+		if frame != nil && out.write(frame) != nil || last || !c.awaitNews(out, news) {
 			return io.EOF
 		}
 	}
+}
+
+func streamBegin() []byte { return fmt.Appendf(nil, "retry: %d\n\n", eventRetry.Milliseconds()) }
+
+// serviceStream is what one reader has seen of a service.
+type serviceStream struct {
+	s      *Server
+	group  string
+	filter endpointFilter
+	feed   *feed
+	sent   uint64 // index of what the reader has; 0 for nothing
+}
+
+// next returns what the reader is to get now, or nil; last says that there will
+// be no more.
+func (w *serviceStream) next() (frame []byte, last bool) {
+	s := w.s.cfg.Cluster.State()
+	index := serviceIndex(s, w.group)
+	if index == 0 {
+		return fmt.Appendf(nil, "event: %s\ndata: {\"group\":%q}\n\n", client.EventServiceRemoved, w.group), true
+	}
+	if !w.due(s, index) {
+		return nil, false
+	}
+	frame, w.sent = w.s.serviceFrame(s, w.group, w.filter)
+	return frame, false
 }
 
 // due says whether the reader is to get the service as it is now. Where it has

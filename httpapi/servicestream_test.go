@@ -88,10 +88,18 @@ func next(t *testing.T, events <-chan serviceEvent) serviceEvent {
 	return serviceEvent{}
 }
 
+// Streams are the same whether net/http has their connection or they are parked.
 func TestServiceStream(t *testing.T) {
+	t.Run("net/http", func(t *testing.T) {
+		testServiceStream(t, func(t *testing.T, a *api) string { _, url := live(t, a); return url })
+	})
+	t.Run("parked", func(t *testing.T) { testServiceStream(t, ownServer) })
+}
+
+func testServiceStream(t *testing.T, serve func(*testing.T, *api) (url string)) {
 	a := newAPI(t)
 	secondGroup(a)
-	_, url := live(t, a)
+	url := serve(t, a)
 	index := indexOf(t, a.do("GET", "/v1/services/api", ""))
 	events, stop := openService(t, url+"/v1/services/api", "")
 	if e := next(t, events); e.id != index || e.event != client.EventService || e.view.Index != index || len(e.view.Endpoints) != 1 {
@@ -108,7 +116,7 @@ func TestServiceStream(t *testing.T) {
 
 	// A reader that is up to date gets only what is new, on another node too.
 	b := newServerOn(t, a.cluster)
-	_, other := live(t, b)
+	other := serve(t, b)
 	events, _ = openService(t, other+"/v1/services/api", fmt.Sprint(last))
 	all, _ := openService(t, other+"/v1/services/api?snapshot", fmt.Sprint(last))
 	behind, _ := openService(t, other+"/v1/services/api?passing", fmt.Sprint(index))
@@ -143,7 +151,7 @@ func TestServiceStream(t *testing.T) {
 // here: it waits until this node has caught up.
 func TestServiceStreamOnANodeThatLags(t *testing.T) {
 	a := newAPI(t)
-	_, url := live(t, a)
+	url := ownServer(t, a)
 	ahead := a.cluster.State().Index() + 3
 	events, _ := openService(t, url+"/v1/services/web", fmt.Sprint(ahead))
 	awaitWatchers(t, a, 1)
