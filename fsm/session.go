@@ -351,7 +351,8 @@ func (g *Group) sessionTTL() time.Duration {
 	return s.WithDefaults().Stickiness.TTL.Std()
 }
 
-// DeleteSessions removes sessions. Those that are not there are left out.
+// DeleteSessions removes sessions. Those that are not there are left out; it is an
+// error when that leaves none.
 type DeleteSessions struct {
 	Group string `json:"group"`
 	// Keys are 16 bytes a session; see [SessionKey].
@@ -367,8 +368,11 @@ func (c DeleteSessions) Apply(tx *Tx) (any, error) {
 		return nil, err
 	}
 	keys, err := splitKeys(c.Group, c.Keys)
-	if err != nil || tx.Sessions.get(c.Group) == nil {
-		return 0, err
+	if err != nil {
+		return nil, err
+	}
+	if tx.Sessions.get(c.Group) == nil {
+		return nil, ErrUnknownSession
 	}
 	d, n := tx.draftSessions(c.Group), 0
 	rows, _ := d.set.tree.find(keys)
@@ -377,10 +381,17 @@ func (c DeleteSessions) Apply(tx *Tx) (any, error) {
 			n++
 		}
 	}
+	if n == 0 {
+		return nil, ErrUnknownSession
+	}
 	d.set.totals.Deleted += uint64(n)
 	d.save()
 	return n, nil
 }
+
+// ErrUnknownSession says that the cluster does not know a session. Its id is no part
+// of the error, because it may let a client in.
+var ErrUnknownSession error = Errorf(NotFound, "session", "", "does not exist").WithHint("POST …/route places it")
 
 // dropSessions removes all that a group's sessions have left.
 func (tx *Tx) dropSessions(group string) {

@@ -74,11 +74,6 @@ func (c *call) session() (string, error) {
 	return id, fsm.CheckSessionID(id)
 }
 
-func unknownSession() error {
-	// Its id is no part of the error, because it may let a client in.
-	return fsm.Errorf(fsm.NotFound, "session", "", "does not exist").WithHint("POST …/route places it")
-}
-
 // strategyOf is how a group's service treats sessions.
 func strategyOf(g *fsm.Group) (string, error) {
 	if g.Service == nil {
@@ -175,7 +170,7 @@ func getSession(c *call) error {
 	key := fsm.SessionKey(id)
 	v, ok := s.Session(g.Name, key)
 	if !ok {
-		return unknownSession()
+		return fsm.ErrUnknownSession
 	}
 	out := client.Session{Group: g.Name, Session: id, Key: hex.EncodeToString(key[:]), SessionView: v}
 	if i, ok := s.Instances.Get(v.Instance); ok {
@@ -193,12 +188,8 @@ func deleteSession(c *call) error {
 		return err
 	}
 	key := fsm.SessionKey(id)
-	res, err := c.write(fsm.DeleteSessions{Group: c.param("group"), Keys: key[:]})
-	if err != nil {
+	if _, err := c.write(fsm.DeleteSessions{Group: c.param("group"), Keys: key[:]}); err != nil {
 		return err
-	}
-	if n, ok := res.Value.(int); ok && n == 0 { // without a value it was answered before
-		return unknownSession()
 	}
 	return c.empty(http.StatusNoContent)
 }

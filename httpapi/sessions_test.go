@@ -107,6 +107,10 @@ func TestDeleteSessionAgain(t *testing.T) {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	}
+	// Nor does one of an unknown session become one that was applied.
+	for range 2 {
+		problem(t, a.do("DELETE", sessionPath("bert", ""), "", "Idempotency-Key: k2"), 404, fsm.NotFound)
+	}
 }
 
 // Racing first requests at two nodes get one answer.
