@@ -18,9 +18,9 @@ func TestDig(t *testing.T) {
 		t.Skip("dig is not installed")
 	}
 	c := newCluster()
-	c.group("ten")
+	c.Group("ten", nil)
 	for n := range 10 {
-		c.run("ten", 100+n, fmt.Sprintf("10.3.0.%d:80", n+1), fsm.Healthy)
+		c.Run("ten", id(100+n), "n1", fmt.Sprintf("10.3.0.%d:80", n+1), fsm.Healthy)
 	}
 	s := serve(t, c)
 	host, port, _ := net.SplitHostPort(s.address)

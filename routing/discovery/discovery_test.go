@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 	"github.com/pacelinehq/paceline/routing/discovery"
 )
 
@@ -31,11 +32,11 @@ func short(list []dns.RR) string {
 
 func TestAnswers(t *testing.T) {
 	c := newCluster()
-	c.group("empty")
-	c.group("node") // a name that has another meaning too
-	c.run("node", 7, "10.1.0.7:8007", fsm.Healthy)
-	c.group("named")
-	c.run("named", 8, "db.example.com:5432", fsm.Healthy)
+	c.Group("empty", nil)
+	c.Group("node", nil) // a name that has another meaning too
+	c.Run("node", id(7), "n1", "10.1.0.7:8007", fsm.Healthy)
+	c.Group("named", nil)
+	c.Run("named", id(8), "n1", "db.example.com:5432", fsm.Healthy)
 	s := serve(t, c)
 	one, two := strings.ToLower(id(1)), strings.ToLower(id(2))
 	srv := "SRV 1 5 8001 " + one + ".web.paceline., SRV 1 5 8002 " + two + ".web.paceline."
@@ -120,13 +121,13 @@ func TestAnswersFollowTheState(t *testing.T) {
 		t.Errorf("ttl %v", m.Answer[0])
 	}
 	for n, health := range []fsm.Health{fsm.Unhealthy, fsm.Healthy, fsm.Unhealthy, fsm.Healthy} {
-		c.report(3, "", "", health)
+		c.Report(id(3), "", health)
 		want := []string{"A 10.1.0.1", "A 10.1.0.1, A 10.1.0.3"}[n%2]
 		if got := short(s.ask(t, "udp", "web.paceline.", dns.TypeA).Answer); got != want {
 			t.Errorf("when it is %s: %s", health, got)
 		}
 	}
-	c.node("n1", "[2001:db8::1]:7700", "9")
+	node(c, "n1", "[2001:db8::1]:7700", "9")
 	m = s.ask(t, "udp", "web.paceline.", dns.TypeSRV)
 	if m.Answer[0].(*dns.SRV).Weight != 9 {
 		t.Errorf("weight %v", m.Answer[0])
@@ -153,9 +154,9 @@ func TestCase(t *testing.T) {
 // Ten endpoints do not fit what a client without EDNS takes.
 func TestSizes(t *testing.T) {
 	c := newCluster()
-	c.group("big")
+	c.Group("big", nil)
 	for n := range 300 {
-		c.run("big", 100+n, fmt.Sprintf("10.2.%d.%d:80", n/200, n%200+1), fsm.Healthy)
+		c.Run("big", id(100+n), "n1", fmt.Sprintf("10.2.%d.%d:80", n/200, n%200+1), fsm.Healthy)
 	}
 	s := serve(t, c)
 	edns := func(size uint16) func(*dns.Msg) { return func(m *dns.Msg) { m.SetEdns0(size, false) } }
@@ -192,9 +193,9 @@ func TestSizes(t *testing.T) {
 		t.Errorf("%d of 20 answers begin differently", len(first))
 	}
 	// Additional records that do not fit are no reason to ask again.
-	c.group("ten")
+	c.Group("ten", nil)
 	for n := range 10 {
-		c.run("ten", 900+n, fmt.Sprintf("10.3.0.%d:80", n+1), fsm.Healthy)
+		c.Run("ten", id(900+n), "n1", fmt.Sprintf("10.3.0.%d:80", n+1), fsm.Healthy)
 	}
 	m := s.ask(t, "udp", "ten.paceline.", dns.TypeSRV, edns(700))
 	if len(m.Answer) != 10 || m.Truncated || len(m.Extra) < 2 || len(m.Extra) > 10 {
@@ -205,7 +206,7 @@ func TestSizes(t *testing.T) {
 // A node that knows nothing must not say that there is nothing.
 func TestNotReady(t *testing.T) {
 	edns := func(m *dns.Msg) { m.SetEdns0(1232, false) }
-	fresh := serve(t, &cluster{machine: fsm.NewMachine()})
+	fresh := serve(t, fsmtest.New())
 	m := fresh.ask(t, "udp", "web.paceline.", dns.TypeA, edns)
 	if m.Rcode != dns.RcodeServerFailure || m.Authoritative || len(m.IsEdns0().Option) != 1 || !strings.Contains(m.IsEdns0().String(), "has not joined") {
 		t.Errorf("before it has joined: %v", m)
@@ -285,7 +286,7 @@ func TestGarbage(t *testing.T) {
 
 // slowCluster answers when it is told to.
 type slowCluster struct {
-	*cluster
+	*fsmtest.Cluster
 	asked, release chan struct{}
 }
 
@@ -293,7 +294,7 @@ type slowCluster struct {
 func (c *slowCluster) State() *fsm.State {
 	c.asked <- struct{}{}
 	<-c.release
-	return c.cluster.State()
+	return c.Cluster.State()
 }
 
 // More queries than are answered at one time are dropped.
@@ -392,9 +393,9 @@ func TestLifecycle(t *testing.T) {
 
 func BenchmarkAnswer(b *testing.B) {
 	c := newCluster()
-	c.group("ten")
+	c.Group("ten", nil)
 	for n := range 10 {
-		c.run("ten", 100+n, fmt.Sprintf("10.3.0.%d:80", n+1), fsm.Healthy)
+		c.Run("ten", id(100+n), "n1", fmt.Sprintf("10.3.0.%d:80", n+1), fsm.Healthy)
 	}
 	s, err := discovery.New(discovery.Config{Node: "n1", Cluster: c})
 	if err != nil {

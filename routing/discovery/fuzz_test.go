@@ -26,9 +26,9 @@ func FuzzMessage(f *testing.F) {
 		f.Add(raw, false)
 	}
 	c := newCluster()
-	c.group("big")
+	c.Group("big", nil)
 	for n := range 40 {
-		c.run("big", 100+n, "10.2.0.1:80", fsm.Healthy)
+		c.Run("big", id(100+n), "n1", "10.2.0.1:80", fsm.Healthy)
 	}
 	s, err := discovery.New(discovery.Config{Node: "n1", Cluster: c})
 	if err != nil {

@@ -29,16 +29,8 @@ func quickly(_ *proxy.Config, before *func(*proxy.Proxy)) {
 // abroad starts a healthy instance on another node, whose API is at an address.
 func (f *fleet) abroad(node, api, id, addr string) {
 	f.t.Helper()
-	f.apply(fsm.RegisterNode{Node: fsm.Node{Name: node, Incarnation: 1, Zone: "b", Drivers: []string{"process"}, API: api}})
-	report := func(r fsm.InstanceReport) fsm.Command {
-		r.ID = id
-		return fsm.ReportInstances{Node: node, NodeIncarnation: 1, Reports: []fsm.InstanceReport{r}}
-	}
-	f.apply(
-		fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: id, Node: node}}},
-		report(fsm.InstanceReport{State: fsm.Starting}),
-		report(fsm.InstanceReport{State: fsm.Running, Health: fsm.Healthy, Address: addr, Incarnation: 1}),
-	)
+	f.Node(fsm.Node{Name: node, Zone: "b", API: api})
+	f.Run("web", id, node, addr, fsm.Healthy)
 	f.sync()
 }
 
@@ -111,13 +103,13 @@ func TestFrozenNode(t *testing.T) {
 	api := f.mute()
 	f.abroad("n2", api.addr, "i2", f.mute().addr)
 	posted := make(chan reply, 1)
-	f.report("i1", "", fsm.Unhealthy)
+	f.Report("i1", "", fsm.Unhealthy)
 	f.sync()
 	c := dial(t, f.addr)
 	c.send(post("hi"))
 	go func() { posted <- c.read("POST") }()
 	eventually(t, "the POST waits at the frozen instance", func() bool { return f.p.Counts().Loads == 1 })
-	f.report("i1", "", fsm.Healthy)
+	f.Report("i1", "", fsm.Healthy)
 	f.sync()
 	f.crowd(func() bool { return f.p.Event("web", "moved") > 0 && f.p.Ejected("web") == 1 })
 	if f.p.Looks("mute") == 0 || f.p.Looks("silence") != 0 {
@@ -132,7 +124,7 @@ func TestFrozenNode(t *testing.T) {
 	if f.p.Ejected("web") != 1 || f.p.Event("web", "ejection") != ejections {
 		t.Errorf("%d are out after %d ejections, before it were %d", f.p.Ejected("web"), f.p.Event("web", "ejection"), ejections)
 	}
-	f.apply(fsm.NodeDown{Node: "n2", Incarnation: 1, Term: 1})
+	f.Must(fsm.NodeDown{Node: "n2", Incarnation: 1, Term: 1})
 	f.sync()
 	(<-posted).want(t, 502, "*")
 }
@@ -201,8 +193,8 @@ func TestNoLookWithoutDoubt(t *testing.T) {
 	asked := f.mute()
 	f.abroad("n2", asked.addr, "i2", f.handler2(echo))
 	waits := f.mute() // a service nobody asks
-	f.apply(fsm.PutGroup{Group: fsm.Group{Name: "idle", Template: "web", MaxSize: 9, Service: &fsm.Service{Hosts: []string{"idle.test"}}}})
-	f.start("idle", "j1", waits.addr, fsm.Healthy)
+	f.Must(fsm.PutGroup{Group: fsm.Group{Name: "idle", Template: "web", MaxSize: 9, Service: &fsm.Service{Hosts: []string{"idle.test"}}}})
+	f.Run("idle", "j1", "n1", waits.addr, fsm.Healthy)
 	f.sync()
 	alarm := time.After(time.Second) // many times the doubt
 	for over := false; !over; {

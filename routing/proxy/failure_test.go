@@ -67,7 +67,7 @@ func TestBadAnswers(t *testing.T) {
 				return
 			}
 			// The client's connection is in order.
-			f.report("i1", "", fsm.Unhealthy)
+			f.Report("i1", "", fsm.Unhealthy)
 			f.script("i2", answers(ok))
 			c.ask(get).want(t, 200, "ok")
 		})
@@ -268,7 +268,7 @@ func TestEjectionCap(t *testing.T) {
 		f := newFleet(t, fsm.Service{Health: fsm.ServiceHealth{EjectFor: fsm.Duration(time.Minute)}})
 		addr := refusing(t)
 		for k := range n {
-			f.start("web", fmt.Sprint("i", k), addr, fsm.Healthy)
+			f.Run("web", fmt.Sprint("i", k), "n1", addr, fsm.Healthy)
 		}
 		f.sync()
 		f.p.Refuse("web")
@@ -302,7 +302,7 @@ func TestPanic(t *testing.T) {
 			for h, count := range map[fsm.Health]int{fsm.Healthy: tt.healthy, fsm.Unhealthy: tt.unhealthy, fsm.Unknown: tt.unknown} {
 				for range count {
 					n++
-					f.start("web", fmt.Sprint("i", n), refusing(t), h)
+					f.Run("web", fmt.Sprint("i", n), "n1", refusing(t), h)
 				}
 			}
 			f.sync()
@@ -360,7 +360,7 @@ func TestRetryTakesTheNewestPlan(t *testing.T) {
 	c := dial(t, f.addr)
 	c.send(get)
 	<-arrived
-	f.report("old", fsm.Failed, "")
+	f.Report("old", fsm.Failed, "")
 	f.script("new", answers(ok))
 	gone <- true
 	c.read("GET").want(t, 200, "ok")

@@ -80,7 +80,7 @@ func withWake(every time.Duration, before func(context.Context, fsm.Command) err
 func newFleet(t testing.TB, s fsm.Service, opts ...option) *fleet {
 	t.Helper()
 	c := newCluster(t)
-	c.serve("web", &s)
+	c.Group("web", &s)
 	return newFleetOf(t, c, opts...)
 }
 
@@ -147,16 +147,14 @@ func (f *fleet) quiet() {
 // sync waits until the proxy routes by the newest state.
 func (f *fleet) sync() {
 	f.t.Helper()
-	f.mu.Lock()
-	routed := f.routed
-	f.mu.Unlock()
+	routed := f.routed()
 	eventually(f.t, "the plan is the newest", func() bool { return f.p.PlanIndex() >= routed })
 }
 
 // instance starts a healthy instance.
 func (f *fleet) instance(id, addr string) {
 	f.t.Helper()
-	f.start("web", id, addr, fsm.Healthy)
+	f.Run("web", id, "n1", addr, fsm.Healthy)
 	f.sync()
 }
 

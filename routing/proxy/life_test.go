@@ -77,9 +77,9 @@ func TestNoRequestIsLost(t *testing.T) {
 	for replaced := 0; asking(); replaced++ {
 		start()
 		old := fmt.Sprint("i", replaced+1)
-		f.drain(old)
-		f.report(old, fsm.Stopping, "")
-		f.report(old, fsm.Stopped, "")
+		f.Drain(old, fsm.Unknown)
+		f.Report(old, fsm.Stopping, "")
+		f.Report(old, fsm.Stopped, "")
 		f.sync()
 		l := leaving{server: all[replaced]}
 		for k := range clients {
@@ -140,7 +140,7 @@ func TestShutdownCuts(t *testing.T) {
 		}
 		c.head() // never an answer
 	})
-	f.serve("empty", &fsm.Service{Hosts: []string{"empty.test"}})
+	f.Group("empty", &fsm.Service{Hosts: []string{"empty.test"}})
 	f.sync()
 	ws, held, slow, half := dial(t, f.addr), dial(t, f.addr), dial(t, f.addr), dial(t, f.addr)
 	ws.send(upgrade)
@@ -180,7 +180,7 @@ func TestServicePort(t *testing.T) {
 	if _, err := busy.r.Peek(1); err != nil { // its answer has begun, and does not say that it is the last
 		t.Fatal(err)
 	}
-	f.serve("web", &fsm.Service{})
+	f.Group("web", &fsm.Service{})
 	eventually(t, "the port is closed", func() bool { return !canDial(addr) })
 	release <- true
 	busy.read("GET").want(t, 200, "")
@@ -189,9 +189,9 @@ func TestServicePort(t *testing.T) {
 			t.Errorf("one more request got %d, close %v", r.StatusCode, r.Close)
 		}
 	}
-	f.serve("web", &s)
+	f.Group("web", &s)
 	eventually(t, "the port is open again", func() bool { return canDial(addr) })
-	f.serve("web", nil)
+	f.Group("web", nil)
 	eventually(t, "the port is closed again", func() bool { return !canDial(addr) })
 }
 
@@ -210,7 +210,7 @@ func TestInstanceLeavesDuringARequest(t *testing.T) {
 	c := dial(t, f.addr)
 	c.send(get)
 	<-asked
-	f.report("i1", fsm.Stopping, "")
+	f.Report("i1", fsm.Stopping, "")
 	f.sync()
 	release <- true
 	c.read("GET").want(t, 200, "ok")
@@ -235,9 +235,9 @@ func TestPortConflict(t *testing.T) {
 	if why := f.p.PortErrors(); len(why) != 1 || why[port] == "" {
 		t.Fatalf("the conflict is not reported: %v", why)
 	}
-	f.serve("web", &fsm.Service{})
+	f.Group("web", &fsm.Service{})
 	eventually(t, "it is forgotten", func() bool { return len(f.p.PortErrors()) == 0 })
-	f.serve("web", &fsm.Service{Listeners: []fsm.Listener{{Port: port}}})
+	f.Group("web", &fsm.Service{Listeners: []fsm.Listener{{Port: port}}})
 	eventually(t, "it is reported again", func() bool { return len(f.p.PortErrors()) == 1 })
 	l.Close()
 	eventually(t, "it is taken", func() bool { return len(f.p.PortErrors()) == 0 })
@@ -351,7 +351,7 @@ paceline_proxy_requests_total{code="none",group="web"} 0
 	if err := testutil.GatherAndCompare(f.metrics, strings.NewReader(want), names...); err != nil {
 		t.Error(err)
 	}
-	f.serve("web", nil)
+	f.Group("web", nil)
 	f.sync()
 	if n, err := testutil.GatherAndCount(f.metrics, names...); n != 1 || err != nil {
 		t.Errorf("%d series are left of a service that is gone, %v", n-1, err)
@@ -359,7 +359,7 @@ paceline_proxy_requests_total{code="none",group="web"} 0
 	if n := f.p.Services(); n != 0 {
 		t.Errorf("%d services are remembered", n)
 	}
-	f.serve("web", &fsm.Service{})
+	f.Group("web", &fsm.Service{})
 	f.sync()
 	f.ask(get).want(t, 200, "*")
 	samples := map[string]float64{}
@@ -388,7 +388,7 @@ func TestPlansGoForward(t *testing.T) {
 		})
 	}
 	for k := range 200 {
-		f.start("web", fmt.Sprint("i", k), "127.0.0.1:1", fsm.Healthy)
+		f.Run("web", fmt.Sprint("i", k), "n1", "127.0.0.1:1", fsm.Healthy)
 	}
 	over.Store(true)
 	wg.Wait()
@@ -400,8 +400,8 @@ func TestPlansGoForward(t *testing.T) {
 func TestSlowStartIsForNewOnes(t *testing.T) {
 	before := newCluster(t)
 	s := fsm.Service{Balancer: fsm.Balancer{SlowStart: fsm.Duration(time.Hour)}}
-	before.serve("web", &s)
-	before.start("web", "old", "127.0.0.1:1", fsm.Healthy)
+	before.Group("web", &s)
+	before.Run("web", "old", "n1", "127.0.0.1:1", fsm.Healthy)
 	f := newFleetOf(t, before)
 	f.instance("new", "127.0.0.1:2")
 	if n := f.p.Steady("web"); n != 1 {

@@ -15,7 +15,7 @@ import (
 // Requests for which there is no instance are held, and served when there is.
 func TestHeldUntilThereIsAnInstance(t *testing.T) {
 	f := newFleet(t, fsm.Service{})
-	f.start("web", "i0", refusing(t), fsm.Unknown)
+	f.Run("web", "i0", "n1", refusing(t), fsm.Unknown)
 	const n = 20
 	replies := make(chan reply, n)
 	for range n {
@@ -52,7 +52,7 @@ func TestServiceGoesWhileHeld(t *testing.T) {
 	got := make(chan reply, 1)
 	go func() { got <- f.ask(get) }()
 	eventually(t, "it waits", func() bool { return f.p.Counts().Waiting == 1 })
-	f.serve("web", nil)
+	f.Group("web", nil)
 	r := <-got
 	r.want(t, 503, "*")
 	f.ask(get).want(t, 404, "*")
@@ -107,7 +107,7 @@ func TestOneIsFree(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer s.Close()
 	for k := range n {
-		f.start("web", fmt.Sprint("i", k), s.Listener.Addr().String(), fsm.Healthy)
+		f.Run("web", fmt.Sprint("i", k), "n1", s.Listener.Addr().String(), fsm.Healthy)
 	}
 	f.sync()
 	replies := make(chan reply, n)

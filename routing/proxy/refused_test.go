@@ -139,7 +139,7 @@ func TestServiceGoesWhileRefused(t *testing.T) {
 	f.instance("i1", refusing(t))
 	replies := f.askAll(1)
 	f.waits(1)
-	f.serve("web", nil)
+	f.Group("web", nil)
 	r := <-replies
 	r.want(t, 502, "*")
 }

@@ -35,7 +35,7 @@ func newSessionFleet(t *testing.T, s fsm.Service) *fleet {
 	t.Helper()
 	return newFleet(t, s, withConfig(func(cfg *proxy.Config) {
 		c := cfg.Cluster.(*cluster)
-		c.apply(fsm.RotateSessionKeys{ID: 1, Secret: cookieSecret[:]})
+		c.Must(fsm.RotateSessionKeys{ID: 1, Secret: cookieSecret[:]})
 		m := session.NewManager(c, nil)
 		t.Cleanup(m.Close)
 		cfg.Sessions, cfg.Proposer = m, c
@@ -200,7 +200,7 @@ func TestStickyInstanceEnds(t *testing.T) {
 		at, cookie := f.first()
 		clients = append(clients, client{at, cookie})
 	}
-	f.report("b", fsm.Failed, "")
+	f.Report("b", fsm.Failed, "")
 	f.sync()
 	moved := 0
 	for _, c := range clients {
@@ -232,7 +232,7 @@ func TestStickyInstanceEnds(t *testing.T) {
 func TestStickyDrain(t *testing.T) {
 	f := newStickyFleet(t, sticky)
 	at, cookie := f.first()
-	f.drain(at)
+	f.Drain(at, fsm.Unknown)
 	f.sync()
 	f.stays(cookie, at)
 	for range 6 {
@@ -326,7 +326,7 @@ func TestTunnelsUseTheirSession(t *testing.T) {
 	used := make(chan [16]byte)
 	f := newFleet(t, s, withConfig(func(cfg *proxy.Config) {
 		c := cfg.Cluster.(*cluster)
-		c.apply(fsm.RotateSessionKeys{ID: 1, Secret: cookieSecret[:]})
+		c.Must(fsm.RotateSessionKeys{ID: 1, Secret: cookieSecret[:]})
 		m := session.NewManager(c, nil)
 		t.Cleanup(m.Close)
 		cfg.Sessions = uses{m, used}
@@ -373,7 +373,7 @@ func TestForgottenByTheCluster(t *testing.T) {
 		where, cookie := f.first()
 		cookies, at, key = append(cookies, cookie), where, ticket(t, cookie).Session
 	}
-	f.apply(fsm.DeleteSessions{Group: "web", Keys: key[:]})
+	f.Must(fsm.DeleteSessions{Group: "web", Keys: key[:]})
 	late := seal(t, "web", session.Secret{ID: 1, Key: cookieSecret}, func(k *session.Ticket) { k.Expires -= 1000 }, ticket(t, cookies[4]))
 	r, c := f.visit(late)
 	r.want(t, 200, at)

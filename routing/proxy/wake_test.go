@@ -100,7 +100,7 @@ func TestWakeAgain(t *testing.T) {
 	replies := f.askAll(1)
 	for range 3 {
 		eventually(t, "the group is awake", func() bool { return f.desired("web") == 1 })
-		f.apply(fsm.SetDesired{Group: "web", To: 0})
+		f.Must(fsm.SetDesired{Group: "web", To: 0})
 	}
 	f.handler("i1", echo)
 	r := <-replies
@@ -116,7 +116,7 @@ func TestClosedGroup(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFleet(t, fsm.Service{Timeouts: fsm.Timeouts{Queue: fsm.Duration(time.Hour)}}, withWake(time.Nanosecond,
 				func(context.Context, fsm.Command) error { t.Error("it is woken"); return nil }))
-			f.apply(shut)
+			f.Must(shut)
 			r := f.ask(get)
 			r.want(t, 503, "*")
 			if !strings.Contains(r.body, "maxSize 0") || f.p.Event("web", "queued") != 0 {
@@ -159,7 +159,7 @@ func TestWaitingIsInFlight(t *testing.T) {
 			c.say(ok)
 		}
 	})
-	f.start("web", "i2", refusing(t), fsm.Unknown)
+	f.Run("web", "i2", "n1", refusing(t), fsm.Unknown)
 	f.sync()
 	replies := f.askAll(4)
 	f.waits(3)

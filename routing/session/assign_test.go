@@ -16,7 +16,7 @@ import (
 // each gets its own answer.
 func TestAssignBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, 0, 3)
 		f.gate = make(chan struct{})
 		a := session.NewAssigner(f)
@@ -60,7 +60,7 @@ func TestAssignBatches(t *testing.T) {
 }
 
 func TestAssignAnswers(t *testing.T) {
-	f := newFake(t)
+	f := newFake()
 	f.group("web", fsm.StickyTable, 0, 1)
 	f.group("hash", fsm.StickyHash, 0, 1)
 	a := session.NewAssigner(f)
@@ -82,11 +82,11 @@ func TestAssignAnswers(t *testing.T) {
 	f.set(func(f *fake) { f.forgets = false })
 
 	// Without an instance for new sessions the old ones stay where they are.
-	f.report(instance("web", 0), fsm.Running, fsm.Unhealthy)
+	f.Report(instance("web", 0), fsm.Running, fsm.Unhealthy)
 	if _, err := a.Assign(t.Context(), "web", key(2)); fsm.KindOf(err) != fsm.Unavailable {
 		t.Errorf("no instance takes sessions: %v", err)
 	}
-	f.report(instance("web", 0), fsm.Failed, "")
+	f.Report(instance("web", 0), fsm.Failed, "")
 	if _, err := a.Assign(t.Context(), "web", key(1)); fsm.KindOf(err) != fsm.Unavailable {
 		t.Errorf("its instance has ended: %v", err)
 	}
@@ -100,7 +100,7 @@ func TestAssignAnswers(t *testing.T) {
 // command with others, and whoever asks second gets the same answer.
 func TestAssignAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, 0, 3)
 		f.gate = make(chan struct{})
 		a := session.NewAssigner(f)
@@ -136,10 +136,10 @@ func TestAssignAt(t *testing.T) {
 // A session that is there does not suffer from a new one in the same command.
 func TestAssignRefusedTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, 0, 1)
 		f.sessions("web", 1, 1)
-		f.report(instance("web", 0), fsm.Running, fsm.Unhealthy)
+		f.Report(instance("web", 0), fsm.Running, fsm.Unhealthy)
 		f.gate = make(chan struct{})
 		a := session.NewAssigner(f)
 		errs := make([]error, 6)
@@ -176,7 +176,7 @@ func TestAssignRefusedTogether(t *testing.T) {
 // unless it agrees again before.
 func TestAssignWithoutQuorum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, 0, 1)
 		f.gate = make(chan struct{})
 		a := session.NewAssigner(f)
@@ -209,7 +209,7 @@ func TestAssignWithoutQuorum(t *testing.T) {
 // A client that goes away says nothing about the cluster.
 func TestAssignCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, 0, 1)
 		f.gate = make(chan struct{})
 		a := session.NewAssigner(f)
@@ -235,7 +235,7 @@ func TestAssignCancelled(t *testing.T) {
 // Close gives up what is under way, and everybody who waits gets an answer.
 func TestAssignClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, 0, 1)
 		f.gate = make(chan struct{})
 		a := session.NewAssigner(f)
@@ -260,7 +260,7 @@ func TestAssignClose(t *testing.T) {
 // Too many that wait are refused, those that wait are not.
 func TestAssignQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, 0, 1)
 		f.gate = make(chan struct{})
 		a := session.NewAssigner(f)
@@ -294,7 +294,7 @@ func TestAssignQueueIsBounded(t *testing.T) {
 }
 
 func BenchmarkAssign(b *testing.B) {
-	f := newFake(b)
+	f := newFake()
 	f.group("web", fsm.StickyTable, 0, 10)
 	a := session.NewAssigner(f)
 	b.SetParallelism(256)

@@ -12,14 +12,14 @@ import (
 )
 
 // lead runs a keeper under virtual time and returns how to end it.
-func lead(f *fake) (end func()) {
+func lead(t testing.TB, f *fake) (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	k := session.NewKeeper(f, nil)
 	go func() {
 		defer close(done)
 		if err := k.Run(ctx, 1); err == nil {
-			f.t.Error("the keeper has ended by itself")
+			t.Error("the keeper has ended by itself")
 		}
 	}()
 	synctest.Wait()
@@ -38,8 +38,8 @@ func pass(d time.Duration) {
 // keep runs a test with a keeper of a cluster that has its first key.
 func keep(t *testing.T, test func(f *fake)) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
-		end := lead(f)
+		f := newFake()
+		end := lead(t, f)
 		if names := f.names(); !slices.Equal(names, []string{"RotateSessionKeys"}) {
 			t.Errorf("at the start of a cluster: %v", names)
 		}
@@ -57,31 +57,31 @@ func ids(f *fake) (list []uint8) {
 
 // skip lets a long time pass without a leader, and then one lead for a moment:
 // a keeper that looks every second takes too long for days.
-func skip(f *fake, d time.Duration) {
+func skip(t testing.TB, f *fake, d time.Duration) {
 	pass(d)
-	end := lead(f)
+	end := lead(t, f)
 	pass(10 * time.Millisecond)
 	end()
 }
 
 func TestKeysRotate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
-		skip(f, 0)
-		skip(f, 49*time.Hour)
+		f := newFake()
+		skip(t, f, 0)
+		skip(t, f, 49*time.Hour)
 		if names := f.names(); !slices.Equal(names, []string{"RotateSessionKeys"}) {
 			t.Errorf("without sticky sessions: %v", names)
 		}
 		f.group("web", fsm.StickyTable, 0, 1)
-		skip(f, time.Second)
+		skip(t, f, time.Second)
 		if got := ids(f); !slices.Equal(got, []uint8{2, 1}) {
 			t.Errorf("the first key was 49 h old: %v", got)
 		}
-		skip(f, 24*time.Hour-time.Second)
+		skip(t, f, 24*time.Hour-time.Second)
 		if got := ids(f); !slices.Equal(got, []uint8{2, 1}) {
 			t.Errorf("before a day is over: %v", got)
 		}
-		skip(f, time.Second)
+		skip(t, f, time.Second)
 		if got := ids(f); !slices.Equal(got, []uint8{3, 2}) {
 			t.Errorf("after a day: %v", got)
 		}
@@ -98,12 +98,12 @@ func TestKeysOutliveCookies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const ttl = 48 * time.Hour
 		const sealed = 47 // hours: just before the keys rotate
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, ttl, 1)
 		m := session.NewManager(f, nil)
 		var last []byte
 		for hour := range 24 * 5 {
-			skip(f, time.Hour)
+			skip(t, f, time.Hour)
 			m.Use(f.State())
 			cookie := m.Keys().Append(nil, "web", &session.Ticket{Expires: ^uint32(0)})
 			if hour == sealed {
@@ -131,7 +131,7 @@ func TestRehome(t *testing.T) {
 		pass(1400 * time.Millisecond) // between two rounds: the end itself must wake the keeper
 		f.commands()
 		before := f.State()
-		f.report(instance("web", 2), fsm.Failed, "")
+		f.Report(instance("web", 2), fsm.Failed, "")
 		pass(100 * time.Millisecond)
 		if names := f.names(); len(names) < 3 || slices.ContainsFunc(names, func(n string) bool { return n != "RehomeSessions" }) {
 			t.Errorf("3000 sessions, 1024 a command: %v", names)
@@ -166,8 +166,8 @@ func TestRehomeWaits(t *testing.T) {
 		f.group("web", fsm.StickyTable, time.Hour, 2)
 		f.sessions("web", 0, 10)
 		pass(time.Second)
-		f.report(instance("web", 0), fsm.Failed, "")
-		f.report(instance("web", 1), fsm.Failed, "")
+		f.Report(instance("web", 0), fsm.Failed, "")
+		f.Report(instance("web", 1), fsm.Failed, "")
 		f.commands()
 		pass(time.Minute)
 		if names := f.names(); len(names) != 0 {
@@ -180,7 +180,7 @@ func TestRehomeWaits(t *testing.T) {
 		}
 		f.commands()
 		f.group("web", fsm.StickyStateless, time.Hour, 0)
-		f.report(instance("web", 5), fsm.Failed, "")
+		f.Report(instance("web", 5), fsm.Failed, "")
 		pass(time.Minute)
 		if names := f.names(); len(names) != 0 {
 			t.Errorf("not sticky any more: %v", names)
@@ -208,7 +208,7 @@ func TestExpire(t *testing.T) {
 		slices.SortFunc(keys, func(a, b [16]byte) int { return slices.Compare(a[:], b[:]) })
 		unused := keys[39_000]
 		for chunk := range slices.Chunk(slices.DeleteFunc(keys, func(k [16]byte) bool { return k == unused }), fsm.MaxSessionKeys) {
-			f.must(fsm.TouchSessions{Group: "web", Keys: flat(chunk)})
+			f.Must(fsm.TouchSessions{Group: "web", Keys: flat(chunk)})
 		}
 		pass(4 * time.Minute)
 		if _, ok := f.State().Session("web", unused); ok || f.State().SessionStats("web").Sessions != 39_999 {
@@ -230,7 +230,7 @@ func TestExpireData(t *testing.T) {
 	keep(t, func(f *fake) {
 		f.group("web", fsm.StickyShared, time.Hour, 1)
 		put := func(id string, ttl time.Duration) {
-			f.must(fsm.PutSessionData{Group: "web", Session: id, Data: []byte("x"), TTL: fsm.Duration(ttl)})
+			f.Must(fsm.PutSessionData{Group: "web", Session: id, Data: []byte("x"), TTL: fsm.Duration(ttl)})
 		}
 		for k := range 600 {
 			put(time.Duration(k).String(), time.Minute)
@@ -256,7 +256,7 @@ func TestKeeperFails(t *testing.T) {
 		f.group("web", fsm.StickyTable, 0, 2)
 		f.sessions("web", 0, 10)
 		f.set(func(f *fake) { f.refuse = fsm.Errorf(fsm.NoLeader, "cluster", "", "has no leader") })
-		f.report(instance("web", 0), fsm.Failed, "")
+		f.Report(instance("web", 0), fsm.Failed, "")
 		pass(10 * time.Second)
 		if n := len(f.commands()); n < 5 || n > 15 {
 			t.Errorf("%d commands in 10 s of failure", n)

@@ -14,7 +14,7 @@ import (
 // manage runs a manager under virtual time.
 func manage(t *testing.T, test func(f *fake, m *session.Manager, end func())) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
+		f := newFake()
 		f.group("web", fsm.StickyTable, time.Hour, 2)
 		m := session.NewManager(f, nil)
 		ctx, cancel := context.WithCancel(context.Background())
@@ -141,7 +141,7 @@ func TestTouchedIsBounded(t *testing.T) {
 
 // The manager has the keys of the state that it was given last.
 func TestManagerKeys(t *testing.T) {
-	f := newFake(t)
+	f := newFake()
 	m := session.NewManager(f, nil)
 	defer m.Close()
 	m.Use(f.State())
@@ -149,7 +149,7 @@ func TestManagerKeys(t *testing.T) {
 		t.Fatal("there are keys before there are any")
 	}
 	rotate := func() {
-		f.must(fsm.RotateSessionKeys{ID: f.State().NextCookieKey(), Secret: make([]byte, 16)})
+		f.Must(fsm.RotateSessionKeys{ID: f.State().NextCookieKey(), Secret: make([]byte, 16)})
 		m.Use(f.State())
 	}
 	rotate()

@@ -28,16 +28,16 @@ func BenchmarkChange(b *testing.B) {
 
 func benchChange(b *testing.B, groups, clients int, swap bool) {
 	c := newCluster(b)
-	c.group("web", turns())
+	c.Group("web", turns())
 	for k := 1; k < groups; k++ {
-		c.group(fmt.Sprint("g", k), &fsm.Service{PathPrefix: fmt.Sprint("/g", k)})
+		c.Group(fmt.Sprint("g", k), &fsm.Service{PathPrefix: fmt.Sprint("/g", k)})
 		for n := range 3 {
-			c.run(fmt.Sprint("g", k), fmt.Sprintf("g%d-%d", k, n), "n1", fmt.Sprintf("10.%d.%d.%d:80", n, k/250, k%250+1))
+			c.Run(fmt.Sprint("g", k), fmt.Sprintf("g%d-%d", k, n), "n1", fmt.Sprintf("10.%d.%d.%d:80", n, k/250, k%250+1), fsm.Healthy)
 		}
 	}
 	s := serve(b, c)
 	pair := c.backends("web", 2) // on n1 and n2
-	c.health("web-1", "n2", fsm.Unhealthy)
+	c.Report("web-1", "", fsm.Unhealthy)
 	ch := s.dial(b, "web")
 	ch.reaches(pair[0])
 	for range clients - 1 {
@@ -70,12 +70,12 @@ func benchChange(b *testing.B, groups, clients int, swap bool) {
 			change = append(change, report(1-next, fsm.Unhealthy))
 		}
 		begin := time.Now()
-		c.apply(change...)
+		c.Must(change...)
 		for ch.must(b.Context()) != pair[next].addr {
 		}
 		took = append(took, time.Since(begin))
 		if !swap {
-			c.apply(report(1-next, fsm.Unhealthy))
+			c.Must(report(1-next, fsm.Unhealthy))
 			ch.reaches(pair[next])
 		}
 		next = 1 - next
@@ -97,7 +97,7 @@ func percentiles(b *testing.B, took []time.Duration) {
 // message, rebuilds its balancers, connects, and sends the request.
 func BenchmarkReceived(b *testing.B) {
 	c := newCluster(b)
-	c.group("web", turns())
+	c.Group("web", turns())
 	s := serve(b, c)
 	c.backends("web", 1)
 	r := s.raw(b)
@@ -107,7 +107,7 @@ func BenchmarkReceived(b *testing.B) {
 	var took []time.Duration
 	for b.Loop() {
 		begin := time.Now()
-		c.health("web-0", "n1", health[len(took)%2])
+		c.Report("web-0", "", health[len(took)%2])
 		resp, err := r.Recv()
 		took = append(took, time.Since(begin))
 		if err != nil {
@@ -127,15 +127,15 @@ func BenchmarkRenew(b *testing.B) {
 		b.Run(fmt.Sprintf("groups=%d", groups), func(b *testing.B) {
 			c := newCluster(b)
 			for k := range groups {
-				c.group(fmt.Sprint("g", k), &fsm.Service{PathPrefix: fmt.Sprint("/g", k)})
+				c.Group(fmt.Sprint("g", k), &fsm.Service{PathPrefix: fmt.Sprint("/g", k)})
 			}
-			c.run("g0", "i", "n1", "10.0.0.1:80")
+			c.Run("g0", "i", "n1", "10.0.0.1:80", fsm.Healthy)
 			s := serve(b, c)
 			s.Renew()
 			health := []fsm.Health{fsm.Healthy, fsm.Unhealthy}
 			for k := 0; b.Loop(); k++ {
 				b.StopTimer()
-				c.health("i", "n1", health[k%2])
+				c.Report("i", "", health[k%2])
 				b.StartTimer()
 				s.Renew()
 			}

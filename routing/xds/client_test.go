@@ -21,7 +21,7 @@ func turns() *fsm.Service { return &fsm.Service{Balancer: fsm.Balancer{Policy: f
 func TestSpread(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	s := serve(t, c)
 	all := c.backends("web", 3)
 	ch := s.dial(t, "web")
@@ -47,31 +47,31 @@ func TestSpread(t *testing.T) {
 func TestEndpointsFollowTheState(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	s := serve(t, c)
 	b := c.backends("web", 2)
 	one, two := s.dial(t, "web"), s.dial(t, "web")
 	one.reaches(b...)
 	two.reaches(b...)
-	c.health("web-0", "n1", fsm.Unhealthy)
+	c.Report("web-0", "", fsm.Unhealthy)
 	one.reaches(b[1])
 	two.reaches(b[1])
-	c.health("web-0", "n1", fsm.Healthy)
+	c.Report("web-0", "", fsm.Healthy)
 	one.reaches(b...)
 	third := newBackend(t)
-	c.run("web", "web-9", "n1", third.addr)
+	c.Run("web", "web-9", "n1", third.addr, fsm.Healthy)
 	one.reaches(append(b, third)...)
-	c.drain("web-1")
+	c.Drain("web-1", fsm.Healthy)
 	one.reaches(b[0], third)
 	two.reaches(b[0], third)
 	// The last one goes: requests fail at once and say why.
-	c.drain("web-0")
-	c.drain("web-9")
+	c.Drain("web-0", fsm.Healthy)
+	c.Drain("web-9", fsm.Healthy)
 	eventually(t, "an error without endpoints", func() bool {
 		_, err := one.call(t.Context())
 		return status.Code(err) == codes.Unavailable
 	})
-	c.run("web", "web-10", "n2", b[0].addr)
+	c.Run("web", "web-10", "n2", b[0].addr, fsm.Healthy)
 	one.recovers(b[0])
 }
 
@@ -80,7 +80,7 @@ func TestEndpointsFollowTheState(t *testing.T) {
 func TestDrainLosesNothing(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", nil)
+	c.Group("web", nil)
 	s := serve(t, c)
 	c.backends("web", 2)
 	live := map[string]*backend{}
@@ -112,11 +112,11 @@ func TestDrainLosesNothing(t *testing.T) {
 		id := "next-" + string(rune('a'+k))
 		b := newBackend(t)
 		live[id] = b
-		c.run("web", id, "n1", b.addr)
+		c.Run("web", id, "n1", b.addr, fsm.Healthy)
 		eventually(t, "a request to the new instance", func() bool { _, ok := seen.Load(b.addr); return ok || t.Failed() })
 		old := ids[0]
 		ids = append(ids[1:], id)
-		c.drain(old)
+		c.Drain(old, fsm.Healthy)
 		if b := live[old]; b != nil {
 			// It is quiet when others have answered many requests since.
 			eventually(t, "no request to the drained instance", func() bool {
@@ -124,7 +124,7 @@ func TestDrainLosesNothing(t *testing.T) {
 				return t.Failed() || calls.Load() > last.(int64)+500
 			})
 			b.GracefulStop()
-			c.end(old, "n1")
+			c.Report(old, fsm.Stopped, "")
 		}
 	}
 	close(stop)
@@ -136,7 +136,7 @@ func TestWeights(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	c.node("n2", "b", "3")
-	c.group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceWeightedRoundRobin}})
+	c.Group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceWeightedRoundRobin}})
 	s := serve(t, c)
 	b := c.backends("web", 2)
 	ch := s.dial(t, "web")
@@ -165,7 +165,7 @@ func TestWeights(t *testing.T) {
 func TestGroupRemoved(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	s := serve(t, c)
 	b := c.backends("web", 1)
 	ch := s.dial(t, "web")
@@ -179,8 +179,8 @@ func TestGroupRemoved(t *testing.T) {
 	if n := s.metric(t, "paceline_xds_resources", "listener"); n != 0 {
 		t.Errorf("%v listeners are left", n)
 	}
-	c.group("web", turns())
-	c.run("web", "again", "n1", b[0].addr)
+	c.Group("web", turns())
+	c.Run("web", "again", "n1", b[0].addr, fsm.Healthy)
 	ch.recovers(b...)
 }
 
@@ -189,8 +189,8 @@ func TestGroupRemoved(t *testing.T) {
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
-	c.group("old", &fsm.Service{PathPrefix: "/old"})
+	c.Group("web", turns())
+	c.Group("old", &fsm.Service{PathPrefix: "/old"})
 	s := serve(t, c)
 	b := c.backends("web", 2)
 	old := c.backends("old", 1)
@@ -204,8 +204,8 @@ func TestRestart(t *testing.T) {
 		}
 	}
 	third := newBackend(t)
-	c.run("web", "web-2", "n1", third.addr)
-	c.drain("web-0")
+	c.Run("web", "web-2", "n1", third.addr, fsm.Healthy)
+	c.Drain("web-0", fsm.Healthy)
 	c.remove("old")
 	serveAt(t, c, s.addr)
 	ch.reaches(b[1], third)
@@ -232,10 +232,8 @@ func TestNotReady(t *testing.T) {
 	mu.Lock()
 	notReady = errors.New("the state is damaged")
 	mu.Unlock()
-	c.apply(fsm.InitCluster{ID: "01TESTCLUSTER"})
-	c.node("n1", "a", "1")
-	c.node("n2", "b", "1")
-	c.group("web", turns())
+	c.found()
+	c.Group("web", turns())
 	b := c.backends("web", 1)
 	refused("damaged")
 	ch := s.dial(t, "web")
@@ -249,7 +247,7 @@ func TestNotReady(t *testing.T) {
 	mu.Unlock()
 	ch.recovers(b...)
 	// Nor does it take back what it has said when it loses its state.
-	c.m.Replace(fsm.NewState())
+	c.Replace(fsm.NewState())
 	s.Renew()
 	ch.reaches(b...)
 	if n := s.metric(t, "paceline_xds_resources", "listener"); n != 1 {
@@ -262,7 +260,7 @@ func TestNotReady(t *testing.T) {
 func TestNextServer(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	b := c.backends("web", 2)
 	first, second := serve(t, emptyCluster(t)), serve(t, c)
 	dial(t, "web", first, second).recovers(b...)
@@ -273,7 +271,7 @@ func TestNextServer(t *testing.T) {
 	ch := dial(t, "web", second, third)
 	ch.reaches(b...)
 	second.stop()
-	c.group("api", &fsm.Service{PathPrefix: "/api"})
+	c.Group("api", &fsm.Service{PathPrefix: "/api"})
 	api := c.backends("api", 1)
 	dial(t, "api", second, third).recovers(api...)
 	ch.reaches(b...)
@@ -314,12 +312,12 @@ func TestConformance(t *testing.T) {
 	c.node("n2", "b", "2")
 	s := serve(t, c)
 	for name, spec := range services() {
-		c.group(name, spec)
+		c.Group(name, spec)
 		b := c.backends(name, 3)
 		// What must be left out: an address twice, names, no port.
-		c.run(name, name+"-8", "n2", b[0].addr)
-		c.run(name, name+"-9", "n1", "db.example.com:80")
-		c.run(name, name+"-x", "n1", "10.0.0.1:0")
+		c.Run(name, name+"-8", "n2", b[0].addr, fsm.Healthy)
+		c.Run(name, name+"-9", "n1", "db.example.com:80", fsm.Healthy)
+		c.Run(name, name+"-x", "n1", "10.0.0.1:0", fsm.Healthy)
 		ch := s.dial(t, name)
 		seen := map[string]bool{}
 		ask := func() int {
@@ -345,7 +343,7 @@ func TestConformance(t *testing.T) {
 func TestHash(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceHash, HashOn: "header:X-User"}})
+	c.Group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceHash, HashOn: "header:X-User"}})
 	s := serve(t, c)
 	c.backends("web", 3)
 	one, two := s.dial(t, "web"), s.dial(t, "web")

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/peer"
 	grpcxds "google.golang.org/grpc/xds"
 
+	"github.com/pacelinehq/paceline/fsm"
 	"github.com/pacelinehq/paceline/routing"
 	"github.com/pacelinehq/paceline/routing/xds"
 )
@@ -138,7 +139,7 @@ func (c *cluster) backends(group string, n int) []*backend {
 	var list []*backend
 	for k := range n {
 		b := newBackend(c.t)
-		c.run(group, fmt.Sprintf("%s-%d", group, k), fmt.Sprintf("n%d", k%2+1), b.addr)
+		c.Run(group, fmt.Sprintf("%s-%d", group, k), fmt.Sprintf("n%d", k%2+1), b.addr, fsm.Healthy)
 		list = append(list, b)
 	}
 	return list

@@ -52,8 +52,8 @@ func unpack[T proto.Message](t testing.TB, resp *discoveryv3.DiscoveryResponse, 
 func TestNothingSpurious(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
-	c.group("api", &fsm.Service{PathPrefix: "/api"})
+	c.Group("web", turns())
+	c.Group("api", &fsm.Service{PathPrefix: "/api"})
 	c.backends("web", 2)
 	c.backends("api", 2)
 	s := serve(t, c)
@@ -71,22 +71,22 @@ func TestNothingSpurious(t *testing.T) {
 	other.next("api")
 	// Services that are not this one, and what does not show of it.
 	for range 5 {
-		c.health("api-0", "n1", fsm.Unhealthy)
+		c.Report("api-0", "", fsm.Unhealthy)
 		other.next("api")
-		c.health("api-0", "n1", fsm.Healthy)
+		c.Report("api-0", "", fsm.Healthy)
 		other.next("api")
-		c.run("web", fmt.Sprint("ill-", c.State().Index()), "n1", "no address")
+		c.Run("web", fmt.Sprint("ill-", c.State().Index()), "n1", "no address", fsm.Healthy)
 	}
-	c.group("third", &fsm.Service{PathPrefix: "/third"})
+	c.Group("third", &fsm.Service{PathPrefix: "/third"})
 	c.remove("third")
-	c.group("web", &fsm.Service{Balancer: turns().Balancer, PathPrefix: "/elsewhere"}) // is the proxy's
+	c.Group("web", &fsm.Service{Balancer: turns().Balancer, PathPrefix: "/elsewhere"}) // is the proxy's
 	// The next message is of the next change, and has that resource only.
-	c.health("web-0", "n1", fsm.Unhealthy)
+	c.Report("web-0", "", fsm.Unhealthy)
 	list := unpack(t, r.next("web"), &endpointv3.ClusterLoadAssignment{})
 	if len(list.Endpoints) != 1 || len(list.Endpoints[0].LbEndpoints) != 1 {
 		t.Errorf("endpoints: %v", list)
 	}
-	c.group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceLeastRequests}})
+	c.Group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceLeastRequests}})
 	if typ := r.next("web").TypeUrl; typ != resource.ClusterType {
 		t.Errorf("after a change of the balancer: %s", typ)
 	}
@@ -102,8 +102,8 @@ func TestNothingSpurious(t *testing.T) {
 func TestSubscription(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
-	c.group("api", &fsm.Service{PathPrefix: "/api"})
+	c.Group("web", turns())
+	c.Group("api", &fsm.Service{PathPrefix: "/api"})
 	s := serve(t, c)
 	r := s.raw(t)
 	r.send(ask(resource.ListenerType))
@@ -115,8 +115,8 @@ func TestSubscription(t *testing.T) {
 	if resp := r.next("api", "none"); len(resp.Resources) != 1 {
 		t.Errorf("%d resources for the one that is new", len(resp.Resources))
 	}
-	c.run("web", "w", "n1", "10.0.0.1:80") // not asked for now
-	c.run("api", "a", "n1", "10.0.0.2:80")
+	c.Run("web", "w", "n1", "10.0.0.1:80", fsm.Healthy) // not asked for now
+	c.Run("api", "a", "n1", "10.0.0.2:80", fsm.Healthy)
 	if got := unpack(t, r.next("api"), &endpointv3.ClusterLoadAssignment{}).ClusterName; got != "api" {
 		t.Errorf("endpoints of %s", got)
 	}
@@ -151,7 +151,7 @@ func (slow) Watch(ctx context.Context, _ uint64) iter.Seq2[fsm.ChangeSet, error]
 func TestPresentState(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	s := serve(t, slow{c})
 	for k := range 3 {
 		r := s.raw(t)
@@ -160,7 +160,7 @@ func TestPresentState(t *testing.T) {
 		if len(list.Endpoints) != min(k, 1) || k > 0 && len(list.Endpoints[0].LbEndpoints) != k {
 			t.Errorf("with %d instances: %v", k, list)
 		}
-		c.run("web", fmt.Sprint("i", k), "n1", fmt.Sprintf("10.0.0.%d:80", k+1))
+		c.Run("web", fmt.Sprint("i", k), "n1", fmt.Sprintf("10.0.0.%d:80", k+1), fsm.Healthy)
 	}
 }
 
@@ -173,17 +173,17 @@ func TestResources(t *testing.T) {
 		r.send(ask(typ, "web"))
 		return strings.Join(strings.Fields(fmt.Sprint(unpack(t, r.next("web"), m))), " ")
 	}
-	c.group("web", &fsm.Service{
+	c.Group("web", &fsm.Service{
 		Balancer: fsm.Balancer{Policy: fsm.BalanceRandom},
 		Health:   fsm.ServiceHealth{ConsecutiveFailures: 7},
 		Limits:   fsm.ServiceLimits{MaxInFlightPerInstance: 10},
 	})
 	s := serve(t, c)
-	c.run("web", "1", "n1", "10.0.0.1:80")
-	c.run("web", "2", "n2", "10.0.0.2:80")
-	c.run("web", "3", "n2", "[2001:db8::3]:80")
-	c.run("web", "4", "n1", "10.0.0.2:80") // the address again: the later one counts
-	c.run("web", "5", "n1", "db.example.com:80")
+	c.Run("web", "1", "n1", "10.0.0.1:80", fsm.Healthy)
+	c.Run("web", "2", "n2", "10.0.0.2:80", fsm.Healthy)
+	c.Run("web", "3", "n2", "[2001:db8::3]:80", fsm.Healthy)
+	c.Run("web", "4", "n1", "10.0.0.2:80", fsm.Healthy) // the address again: the later one counts
+	c.Run("web", "5", "n1", "db.example.com:80", fsm.Healthy)
 	text := get(s, resource.ClusterType, &clusterv3.Cluster{})
 	for _, want := range []string{
 		"max_requests:{value:30}", "failure_percentage_request_volume:{value:7}", "base_ejection_time:{seconds:5}",
@@ -208,14 +208,14 @@ func TestResources(t *testing.T) {
 	if got, want := places(), []string{"a/=2 10.0.0.1*0 10.0.0.2*0", "b/weight-5=5 2001:db8::3*0"}; !slices.Equal(got, want) {
 		t.Errorf("by weight: %q, want %q", got, want)
 	}
-	c.group("web", turns())
+	c.Group("web", turns())
 	if got, want := places(), []string{"a/=2 10.0.0.1*0 10.0.0.2*0", "b/=1 2001:db8::3*0"}; !slices.Equal(got, want) {
 		t.Errorf("in turn: %q, want %q", got, want)
 	}
 	if text := get(s, resource.ClusterType, &clusterv3.Cluster{}); strings.Contains(text, "outlier") || !strings.Contains(text, "max_requests:{value:4294967295}") {
 		t.Errorf("the cluster has limits that nobody has asked for: %s", text)
 	}
-	c.group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceHash, HashOn: "header:X-User"}})
+	c.Group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceHash, HashOn: "header:X-User"}})
 	if got, want := places(), []string{"/=7 10.0.0.1*1 10.0.0.2*1 2001:db8::3*5"}; !slices.Equal(got, want) {
 		t.Errorf("on a ring: %q, want %q", got, want)
 	}
@@ -228,7 +228,7 @@ func TestResources(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	s := serve(t, c)
 	good := s.raw(t)
 	good.send(ask(resource.EndpointType, "web"))
@@ -259,7 +259,7 @@ func TestGarbage(t *testing.T) {
 	if n := s.metric(t, "paceline_xds_refused_total", "bad_request"); n != 4 {
 		t.Errorf("%v bad requests are counted", n)
 	}
-	c.run("web", "1", "n1", "10.0.0.1:80")
+	c.Run("web", "1", "n1", "10.0.0.1:80", fsm.Healthy)
 	unpack(t, good.next("web"), &endpointv3.ClusterLoadAssignment{})
 
 	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -280,7 +280,7 @@ func TestGarbage(t *testing.T) {
 func TestNack(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	var log syncBuffer
 	s := serve(t, c, func(cfg *xds.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	r := s.raw(t)
@@ -307,7 +307,7 @@ func TestNack(t *testing.T) {
 		t.Errorf("a line of %d bytes", len(long))
 	}
 	// What is refused is not sent again, a change of it is.
-	c.group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceLeastRequests}})
+	c.Group("web", &fsm.Service{Balancer: fsm.Balancer{Policy: fsm.BalanceLeastRequests}})
 	if resp := r.next("web"); resp.TypeUrl != resource.ClusterType {
 		t.Errorf("after the refusal: %v", resp)
 	}
@@ -316,7 +316,7 @@ func TestNack(t *testing.T) {
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	s := serve(t, c)
 	s.TakeStreams(xds.MaxStreams - 1)
 	first := s.raw(t)
@@ -374,7 +374,7 @@ func TestRate(t *testing.T) {
 func TestStop(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	c.group("web", turns())
+	c.Group("web", turns())
 	s := serve(t, c)
 	r := s.raw(t)
 	r.send(ask(resource.ListenerType, "web"))
