@@ -142,7 +142,7 @@ func TestConsulGoesBack(t *testing.T) {
 	secondGroup(a)
 	index := consulIndex(t, a.do("GET", "/v1/health/service/api", ""))
 	a.cluster.Must(fsm.DeleteGroup{Group: "api"})
-	a.cluster.Must(fsm.ReportInstances{Node: "n1", NodeIncarnation: 1, Reports: []fsm.InstanceReport{{ID: httpapitest.InstanceID(9), State: fsm.Failed}}})
+	a.cluster.Report(httpapitest.InstanceID(9), fsm.Failed, "")
 	a.cluster.Must(fsm.RemoveGroup{Group: "api"})
 	w := a.do("GET", fmt.Sprintf("/v1/health/service/api?index=%d&wait=10m", index), "")
 	if w.Code != 200 || consulIndex(t, w) >= index {

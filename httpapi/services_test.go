@@ -13,6 +13,7 @@ import (
 	"github.com/pacelinehq/paceline/fsm"
 	"github.com/pacelinehq/paceline/httpapi"
 	"github.com/pacelinehq/paceline/httpapi/httpapitest"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 )
 
 // endpoint reports an instance as running at an address.
@@ -30,8 +31,7 @@ func secondGroup(a *api) {
 		Name: "api", Template: "web", MinSize: 1, MaxSize: 5, Desired: 1, Labels: map[string]string{"tier": "front", "beta": ""},
 		Service: &fsm.Service{Hosts: []string{"api.example"}, PathPrefix: "/v2"},
 	}})
-	a.cluster.Must(fsm.LaunchInstances{Group: "api", Term: httpapitest.Term, Launches: []fsm.Launch{{ID: httpapitest.InstanceID(9), Node: "n1"}}})
-	endpoint(a, httpapitest.InstanceID(9), "[2001:db8::1]:8080", fsm.Healthy)
+	a.cluster.Run("api", httpapitest.InstanceID(9), "n1", "[2001:db8::1]:8080", fsm.Healthy)
 }
 
 func indexOf(t *testing.T, w *httptest.ResponseRecorder) uint64 {
@@ -228,7 +228,7 @@ func TestServiceEndsBackwards(t *testing.T) {
 	}
 	block("/v1/services/web")
 	var old strings.Builder
-	if err := before.At(a.cluster.State().Index()+1, httpapitest.Term).WriteSnapshot(&old); err != nil {
+	if err := before.At(a.cluster.State().Index()+1, fsmtest.Term).WriteSnapshot(&old); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.cluster.RestoreSnapshot(t.Context(), strings.NewReader(old.String())); err != nil {

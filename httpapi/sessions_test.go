@@ -18,6 +18,7 @@ import (
 	"github.com/pacelinehq/paceline/fsm"
 	"github.com/pacelinehq/paceline/httpapi"
 	"github.com/pacelinehq/paceline/httpapi/httpapitest"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 )
 
 // serve gives group web a service and lets instances 1 to n of it run healthy.
@@ -27,12 +28,11 @@ func serve(c *httpapitest.Cluster, strategy string, n int) {
 		Service: &fsm.Service{Stickiness: fsm.Stickiness{Strategy: strategy}},
 	}})
 	for k := 1; k <= n; k++ {
-		id := httpapitest.InstanceID(k)
-		if !c.State().Instances.Has(id) {
-			c.Must(fsm.LaunchInstances{Group: "web", Term: httpapitest.Term, Launches: []fsm.Launch{{ID: id, Node: c.Name}}})
-			c.Report(id, fsm.Starting, "")
+		if id := httpapitest.InstanceID(k); c.State().Instances.Has(id) {
+			c.Report(id, fsm.Running, fsm.Healthy)
+		} else {
+			c.Run("web", id, c.Name, fsmtest.Address, fsm.Healthy)
 		}
-		c.Report(id, fsm.Running, fsm.Healthy)
 	}
 }
 

@@ -1,28 +1,26 @@
 // Package httpapitest has a cluster of one for tests of the API and of what
-// talks to it: a real state machine without Raft around it, whose failures a
-// test can choose.
+// talks to it, whose failures a test can choose.
 package httpapitest
 
 import (
 	"context"
 	"io"
-	"iter"
 	"sync"
 	"time"
 
 	"github.com/pacelinehq/paceline/client"
 	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 )
 
-// maxSets bounds the change sets that a Cluster remembers.
-const maxSets = 100_000
+// maxCalls bounds the calls that a Cluster remembers.
+const maxCalls = 100_000
 
 // Cluster applies commands at once. Its methods are those of httpapi.Cluster.
 type Cluster struct {
+	*fsmtest.Cluster
 	// Name is the name of the one node.
 	Name string
-	// Clock stamps commands; time.Now when nil.
-	Clock func() time.Time
 	// Refuse, when it returns an error, makes Propose fail with it. It is set
 	// before the cluster is used, or between requests.
 	Refuse func(fsm.Command) error
@@ -35,37 +33,17 @@ type Cluster struct {
 	// Broken is the status's problem.
 	Broken string
 
-	mu       sync.Mutex
-	machine  *fsm.Machine
-	sets     []fsm.ChangeSet
-	lost     uint64 // change sets up to this index are not remembered
-	news     chan struct{}
-	refusal  error
-	calls    []string
-	proposed []fsm.Envelope
+	mu      sync.Mutex
+	refusal error
+	calls   []string
 }
 
 // New returns a cluster with an identity and one registered node.
 func New(name string) *Cluster {
-	c := &Cluster{Name: name, machine: fsm.NewMachine(), news: make(chan struct{})}
+	c := &Cluster{Cluster: fsmtest.New(), Name: name}
 	c.Must(fsm.InitCluster{ID: "01TESTCLUSTER"})
-	c.Must(fsm.RegisterNode{Node: fsm.Node{
-		Name: name, Incarnation: 1, Zone: "a", Drivers: []string{"process"},
-		Resources: fsm.Resources{CPU: 4, MemoryMiB: 8192}, API: "127.0.0.1:7700", Version: "test",
-	}})
+	c.Node(fsm.Node{Name: name, Zone: "a", Resources: fsm.Resources{CPU: 4, MemoryMiB: 8192}, Version: "test"})
 	return c
-}
-
-// Term is the term of every entry.
-const Term = 1
-
-// Must applies a command and panics if it is refused: for setting up a test.
-func (c *Cluster) Must(cmd fsm.Command) fsm.Result {
-	res, err := c.apply(cmd, "test", "")
-	if err != nil {
-		panic(err)
-	}
-	return res
 }
 
 // FailWrites makes Propose fail with an error, or work again with nil. Unlike
@@ -92,100 +70,18 @@ func (c *Cluster) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, err
 	if err := c.failing(); err != nil {
 		return fsm.Result{}, err
 	}
-	if err := ctx.Err(); err != nil {
-		return fsm.Result{}, err
-	}
-	return c.apply(cmd, fsm.ActorFrom(ctx), fsm.RequestIDFrom(ctx))
-}
-
-func (c *Cluster) apply(cmd fsm.Command, actor, request string) (fsm.Result, error) {
-	env, err := fsm.Seal(cmd, actor, request)
-	if err != nil {
-		return fsm.Result{}, err
-	}
-	now := time.Now()
-	if c.Clock != nil {
-		now = c.Clock()
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.proposed = append(c.proposed[max(0, len(c.proposed)-maxSets):], env)
-	entry := fsm.Entry{Time: now, Commands: []fsm.Envelope{env}}
-	out, err := c.machine.Apply([]fsm.LogEntry{{Index: c.machine.State().Index() + 1, Term: Term, Data: entry.Encode()}})
-	if err != nil {
-		return fsm.Result{}, err
-	}
-	c.publish(fsm.ChangeSet{Index: out[0].Index, Time: c.machine.State().Time(), Changes: out[0].Changes})
-	return out[0].Results[0], out[0].Errs[0]
-}
-
-// publish needs mu.
-func (c *Cluster) publish(set fsm.ChangeSet) {
-	c.sets = append(c.sets[max(0, len(c.sets)-maxSets):], set)
-	close(c.news)
-	c.news = make(chan struct{})
-}
-
-// Proposed returns the commands proposed so far.
-func (c *Cluster) Proposed() []fsm.Envelope {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return append([]fsm.Envelope(nil), c.proposed...)
-}
-
-// State implements httpapi.Cluster.
-func (c *Cluster) State() *fsm.State { return c.machine.State() }
-
-// Forget drops the remembered changes, as a bounded ring does.
-func (c *Cluster) Forget() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.sets, c.lost = nil, c.machine.State().Index()
-}
-
-// Watch implements httpapi.Cluster.
-func (c *Cluster) Watch(ctx context.Context, from uint64) iter.Seq2[fsm.ChangeSet, error] {
-	return func(yield func(fsm.ChangeSet, error) bool) {
-		for ctx.Err() == nil {
-			c.mu.Lock()
-			sets, lost, news := c.sets, c.lost, c.news
-			c.mu.Unlock()
-			if from < lost {
-				yield(fsm.ChangeSet{}, fsm.Errorf(fsm.Conflict, "watch", "", "lagged"))
-				return
-			}
-			for _, set := range sets {
-				if set.Index <= from {
-					continue
-				}
-				from = set.Index
-				if !yield(set, nil) {
-					return
-				}
-			}
-			select {
-			case <-news:
-			case <-ctx.Done():
-			}
-		}
-	}
+	return c.Cluster.Propose(ctx, cmd)
 }
 
 // WaitIndex implements httpapi.Cluster.
 func (c *Cluster) WaitIndex(ctx context.Context, index uint64) (*fsm.State, error) {
-	for {
-		c.mu.Lock()
-		s, news := c.machine.State(), c.news
-		c.mu.Unlock()
-		if s.Index() >= index {
-			return s, nil
-		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	if c.State().Index() < index {
+		c.Watch(ctx, index-1)(func(fsm.ChangeSet, error) bool { return false })
 	}
+	if s := c.State(); s.Index() >= index {
+		return s, nil
+	}
+	return nil, ctx.Err()
 }
 
 // StrongState implements httpapi.Cluster.
@@ -211,7 +107,7 @@ func (c *Cluster) Stale() time.Duration { return c.Age }
 // Status is the status of a cluster of one.
 func (c *Cluster) Status() client.ClusterStatus {
 	return client.ClusterStatus{
-		Leader: c.Name, Term: Term, Index: c.State().Index(), Problem: c.Broken,
+		Leader: c.Name, Term: fsmtest.Term, Index: c.State().Index(), Problem: c.Broken,
 		Members: []client.Member{{Name: c.Name, Role: "voter", Status: "alive", Zone: "a", API: "127.0.0.1:7700"}},
 		Quorum:  client.Quorum{Voters: 1, Healthy: 1},
 	}
@@ -255,10 +151,7 @@ func (c *Cluster) RestoreSnapshot(_ context.Context, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.machine.Replace(s)
-	c.publish(fsm.ChangeSet{Index: s.Index(), Time: s.Time(), Reset: true})
+	c.Replace(s)
 	return nil
 }
 
@@ -272,5 +165,5 @@ func (c *Cluster) Calls() []string {
 func (c *Cluster) note(what string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.calls = append(c.calls[max(0, len(c.calls)-maxSets):], what)
+	c.calls = append(c.calls[max(0, len(c.calls)-maxCalls):], what)
 }

@@ -10,12 +10,13 @@ import (
 	"github.com/pacelinehq/paceline/client"
 	"github.com/pacelinehq/paceline/fsm"
 	"github.com/pacelinehq/paceline/httpapi"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 )
 
 // Web fills a cluster with template web, group web of two instances (one of
 // them healthy), two policies and two decisions.
 func Web(c *Cluster) {
-	c.Must(fsm.PutTemplate{Template: fsm.Template{Name: "web", Driver: "process", Command: fsm.SampleCommand}})
+	c.Template()
 	c.Must(fsm.PutGroup{Group: fsm.Group{Name: "web", Template: "web", MinSize: 1, MaxSize: 5, Desired: 2}})
 	c.Must(fsm.PutPolicy{Policy: fsm.Policy{
 		Group: "web", Name: "busy", Metric: "cpu", Operator: fsm.Greater, Threshold: 70,
@@ -24,14 +25,14 @@ func Web(c *Cluster) {
 	c.Must(fsm.PutPolicy{Policy: fsm.Policy{
 		Group: "web", Name: "idle", Metric: "cpu", Operator: fsm.Less, Threshold: 20, Direction: fsm.Down, Adjustment: 1,
 	}})
-	c.Must(fsm.LaunchInstances{Group: "web", Term: Term, Cause: "desired is 2, 0 are active", Launches: []fsm.Launch{
+	c.Must(fsm.LaunchInstances{Group: "web", Term: fsmtest.Term, Cause: "desired is 2, 0 are active", Launches: []fsm.Launch{
 		{ID: InstanceID(1), Node: c.Name}, {ID: InstanceID(2), Node: c.Name},
 	}})
 	c.Report(InstanceID(1), fsm.Starting, "")
 	c.Report(InstanceID(1), fsm.Running, fsm.Healthy)
 	c.Report(InstanceID(2), fsm.Starting, "")
 	value := 85.2
-	c.Must(fsm.RecordDecision{Term: Term, Decision: fsm.Decision{
+	c.Must(fsm.RecordDecision{Term: fsmtest.Term, Decision: fsm.Decision{
 		Group: "web", From: 2, To: 2, Metrics: map[string]float64{"cpu": value},
 		Reason: "no change: busy waits, cpu is 85.2, above 70 for 1 of 2 evaluations",
 		Proposals: []fsm.Proposal{
@@ -41,7 +42,7 @@ func Web(c *Cluster) {
 				Verdict: fsm.VerdictNotBreached, Reason: "cpu is 85.2, not below 20"},
 		},
 	}})
-	c.Must(fsm.RecordDecision{Term: Term, Decision: fsm.Decision{
+	c.Must(fsm.RecordDecision{Term: fsmtest.Term, Decision: fsm.Decision{
 		Group: "web", From: 2, To: 3, Winner: "busy", Metrics: map[string]float64{"cpu": value},
 		Reason: "up from 2 to 3: cpu is 85.2, above 70 for 2 of 2 evaluations (policy busy)",
 		Proposals: []fsm.Proposal{
@@ -55,13 +56,6 @@ func Web(c *Cluster) {
 
 // InstanceID returns the id of the n-th instance of the fixture.
 func InstanceID(n int) string { return fmt.Sprintf("01INSTANCE%016d", n) }
-
-// Report says as the node what became of an instance.
-func (c *Cluster) Report(id string, state fsm.InstanceState, health fsm.Health) {
-	c.Must(fsm.ReportInstances{Node: c.Name, NodeIncarnation: 1, Reports: []fsm.InstanceReport{
-		{ID: id, State: state, Health: health, Address: "127.0.0.1:20001", PID: 4242, Incarnation: 1},
-	}})
-}
 
 // Sink remembers pushed samples.
 type Sink struct {

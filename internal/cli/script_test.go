@@ -16,6 +16,7 @@ import (
 	"github.com/pacelinehq/paceline/httpapi"
 	"github.com/pacelinehq/paceline/httpapi/httpapitest"
 	"github.com/pacelinehq/paceline/internal/cli"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 )
 
 func TestMain(m *testing.M) {
@@ -102,7 +103,7 @@ func report(ts *testscript.TestScript, _ bool, args []string) {
 
 // launch GROUP ID places an instance as the reconciler does.
 func launch(ts *testscript.TestScript, _ bool, args []string) {
-	clusterOf(ts).Must(fsm.LaunchInstances{Group: args[0], Term: httpapitest.Term, Launches: []fsm.Launch{{ID: args[1], Node: "n1"}}})
+	clusterOf(ts).Must(fsm.LaunchInstances{Group: args[0], Term: fsmtest.Term, Launches: []fsm.Launch{{ID: args[1], Node: "n1"}}})
 }
 
 // forget GROUP removes a group as the reconciler does, once it is being deleted.
