@@ -152,7 +152,7 @@ func TestFailoverChangesNothing(t *testing.T) {
 			for term := uint64(1); time.Since(began) < 15*time.Minute; term++ {
 				// The old leader's loop goes on beside the new one's: it does
 				// not know yet. The fence in the log has to hold it off.
-				c.with(func() { c.term = term })
+				c.SetTerm(term)
 				leaders = append(leaders, loops(t, c.autoscaler(t, scaling.AutoscalerConfig{}, l, term),
 					c.reconciler(t, scaling.ReconcilerConfig{NewID: id}, term)))
 				elapse(reign)
@@ -297,12 +297,8 @@ func TestADecisionOnAGroupThatMovedOn(t *testing.T) {
 					return nil
 				}
 				moved = true
-				g := group("web", 6, 1, 12)
-				env, _ := fsm.Seal(g, "", "")
-				c.index++
-				e := fsm.Entry{Time: time.Now(), Commands: []fsm.Envelope{env}}
-				_, err := c.machine.Apply([]fsm.LogEntry{{Index: c.index, Term: c.term, Data: e.Encode()}})
-				return err
+				c.Must(group("web", 6, 1, 12))
+				return nil
 			}
 		})
 		push := fixed(func() ([]scaling.MetricSample, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 	"github.com/pacelinehq/paceline/scaling"
 )
 
@@ -102,7 +103,7 @@ func inCourt(t *testing.T, check fsm.HealthCheck, w *witness, test func(*court))
 // begin runs the agents and the reconciler.
 func (c *court) begin() {
 	c.stop = loops(c.t, c.agents.run, func(ctx context.Context) {
-		if err := c.r.Run(ctx, c.term); err != nil {
+		if err := c.r.Run(ctx, fsmtest.Term); err != nil {
 			c.t.Errorf("reconciler: %v", err)
 		}
 	})

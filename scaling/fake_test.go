@@ -11,19 +11,17 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 	"github.com/pacelinehq/paceline/scaling"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// cluster is a one-node cluster: a real machine behind a mutex.
+// cluster is a cluster of one that may refuse, lag, and tell of dead nodes.
 type cluster struct {
+	*fsmtest.Cluster
+
 	mu      sync.Mutex
-	machine *fsm.Machine
-	index   uint64
-	term    uint64
-	sets    []fsm.ChangeSet
-	changed chan struct{}
 	dead    map[string]bool
 	unknown map[string]bool
 	count   map[string]int
@@ -38,8 +36,8 @@ type cluster struct {
 
 func newCluster() *cluster {
 	return &cluster{
-		machine: fsm.NewMachine(), term: 1, changed: make(chan struct{}),
-		dead: map[string]bool{}, unknown: map[string]bool{}, count: map[string]int{},
+		Cluster: fsmtest.New(),
+		dead:    map[string]bool{}, unknown: map[string]bool{}, count: map[string]int{},
 	}
 }
 
@@ -49,13 +47,10 @@ func (c *cluster) State() *fsm.State {
 	if c.frozen != nil {
 		return c.frozen
 	}
-	return c.machine.State()
+	return c.Cluster.State()
 }
 
 func (c *cluster) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
-	if err := ctx.Err(); err != nil {
-		return fsm.Result{}, err
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.refuse != nil {
@@ -63,49 +58,22 @@ func (c *cluster) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, err
 			return fsm.Result{}, err
 		}
 	}
-	env, err := fsm.Seal(cmd, fsm.ActorFrom(ctx), "")
-	if err != nil {
-		return fsm.Result{}, err
-	}
-	c.index++
-	entry := fsm.Entry{Time: time.Now(), Commands: []fsm.Envelope{env}}
-	out, err := c.machine.Apply([]fsm.LogEntry{{Index: c.index, Term: c.term, Data: entry.Encode()}})
-	if err != nil {
-		return fsm.Result{}, err
-	}
-	c.sets = append(c.sets, fsm.ChangeSet{Index: c.index, Changes: out[0].Changes})
-	close(c.changed)
-	c.changed = make(chan struct{})
 	c.count[cmd.Name()]++
-	return out[0].Results[0], out[0].Errs[0]
+	return c.Cluster.Propose(ctx, cmd)
 }
 
 func (c *cluster) Watch(ctx context.Context, from uint64) iter.Seq2[fsm.ChangeSet, error] {
 	return func(yield func(fsm.ChangeSet, error) bool) {
-		for {
+		for set, err := range c.Cluster.Watch(ctx, from) {
 			c.mu.Lock()
-			var news []fsm.ChangeSet
-			for _, s := range c.sets {
-				if s.Index > from {
-					news = append(news, s)
-				}
-			}
-			changed, lag := c.changed, c.lag
+			lag := c.lag
 			c.mu.Unlock()
-			if lag && len(news) > 0 {
+			if lag && err == nil {
 				yield(fsm.ChangeSet{}, fsm.Errorf(fsm.Unavailable, "watch", "", "lagged"))
 				return
 			}
-			for _, s := range news {
-				from = s.Index
-				if !yield(s, nil) {
-					return
-				}
-			}
-			select {
-			case <-ctx.Done():
+			if !yield(set, err) {
 				return
-			case <-changed:
 			}
 		}
 	}

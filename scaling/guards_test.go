@@ -117,7 +117,7 @@ func TestCommandsAreFenced(t *testing.T) {
 	s.settle()
 	s.must(t, fsm.SetDesired{Group: "web", To: 1})
 	late := s.plan(0).Commands()
-	s.term = 2
+	s.SetTerm(2)
 	for _, cmd := range late {
 		if _, err := s.Propose(t.Context(), cmd); fsm.KindOf(err) != fsm.Conflict {
 			t.Errorf("%s of an old term gives %v", cmd.Name(), err)

@@ -73,7 +73,7 @@ func TestReconcilerWaitsForItsOwnWrites(t *testing.T) {
 		c := newCluster()
 		c.fleet(t)
 		c.must(t, group("web", 2, 1, 10))
-		c.with(func() { c.frozen = c.machine.State() })
+		c.with(func() { c.frozen = c.Cluster.State() })
 		stop := loops(t, c.reconciler(t, scaling.ReconcilerConfig{Every: 20 * time.Millisecond}, 1))
 		defer stop()
 		elapse(5 * time.Second)
@@ -134,7 +134,7 @@ func TestLoopsEndWithTheirTerm(t *testing.T) {
 			})
 		defer stop()
 		elapse(time.Second)
-		c.with(func() { c.term = 2 })
+		c.SetTerm(2)
 		c.must(t, fsm.SetDesired{Group: "web", To: 2})
 		elapse(10 * time.Second)
 		for range 3 {
@@ -171,7 +171,7 @@ func TestCrashLoop(t *testing.T) {
 		elapse(10 * time.Minute)
 		stop()
 		// A new leader, with nothing in its memory, goes on at the same pace.
-		c.with(func() { c.term = 2 })
+		c.SetTerm(2)
 		stop = loops(t, a.run, c.reconciler(t, scaling.ReconcilerConfig{NewID: prefixed("j")}, 2))
 		elapse(50 * time.Minute)
 		stop()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 	"github.com/pacelinehq/paceline/scaling"
 )
 
@@ -28,7 +29,7 @@ func newScene(t *testing.T, setup ...fsm.Command) *scene {
 // plan makes a plan some time after the last change.
 func (s *scene) plan(after time.Duration) scaling.Plan {
 	st := s.State()
-	return scaling.Planner{Term: s.term, NewID: s.id}.Plan(st, st.Time().Add(after))
+	return scaling.Planner{Term: fsmtest.Term, NewID: s.id}.Plan(st, st.Time().Add(after))
 }
 
 // step makes a plan and carries it out.
@@ -311,18 +312,9 @@ func TestPlanBacksOff(t *testing.T) {
 // at applies commands at a log time.
 func (s *scene) at(now time.Time, list ...fsm.Command) {
 	s.t.Helper()
-	for _, cmd := range list {
-		env, err := fsm.Seal(cmd, "", "")
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		s.index++
-		e := fsm.Entry{Time: now, Commands: []fsm.Envelope{env}}
-		out, err := s.machine.Apply([]fsm.LogEntry{{Index: s.index, Term: s.term, Data: e.Encode()}})
-		if err != nil || out[0].Errs[0] != nil {
-			s.t.Fatal(cmd.Name(), err, out)
-		}
-	}
+	s.Clock = func() time.Time { return now }
+	s.must(s.t, list...)
+	s.Clock = nil
 }
 
 func TestBackoffBeginsAgain(t *testing.T) {

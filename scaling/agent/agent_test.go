@@ -21,7 +21,7 @@ func TestAnInstanceIsLaunchedCheckedAndEnded(t *testing.T) {
 		if row.Address == "" || row.PID == 0 || row.Incarnation != 1 {
 			t.Errorf("the row lacks something: %+v", row)
 		}
-		w.must(t, fsm.StopInstances{Instances: []string{"i1"}, Cause: "scale-in"})
+		w.Must(fsm.StopInstances{Instances: []string{"i1"}, Cause: "scale-in"})
 		w.pass(2 * time.Second)
 		w.want(t, "i1", fsm.Draining, fsm.Unknown)
 		if !w.runs("i1") {
@@ -32,7 +32,7 @@ func TestAnInstanceIsLaunchedCheckedAndEnded(t *testing.T) {
 		if w.runs("i1") {
 			t.Error("it still runs")
 		}
-		w.must(t, fsm.ForgetInstances{Instances: []string{"i1"}})
+		w.Must(fsm.ForgetInstances{Instances: []string{"i1"}})
 		w.pass(15 * time.Second)
 		if list, _ := w.driver.List(t.Context()); len(list) != 0 {
 			t.Errorf("the driver still has %v", list)
@@ -146,7 +146,7 @@ func TestAnInstanceThatEndsWhileItDrainsHasStopped(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
 		w.launch("i1")
 		w.pass(time.Second)
-		w.must(t, fsm.StopInstances{Instances: []string{"i1"}})
+		w.Must(fsm.StopInstances{Instances: []string{"i1"}})
 		w.pass(time.Second)
 		w.driver.End("i1", driver.Exit{Known: true}, "")
 		w.pass(time.Millisecond)
@@ -159,7 +159,7 @@ func TestAPlacementThatIsTakenBackIsNotLaunched(t *testing.T) {
 		w.set(func(c *cluster) { c.cut = fsm.Errorf(fsm.NoLeader, "cluster", "", "has no leader") })
 		w.launch("i1", "i2")
 		w.pass(time.Second)
-		w.must(t, fsm.StopInstances{Instances: []string{"i1"}})
+		w.Must(fsm.StopInstances{Instances: []string{"i1"}})
 		w.set(func(c *cluster) { c.cut = nil })
 		w.pass(10 * time.Second)
 		w.want(t, "i1", fsm.Stopped, fsm.Unknown)
@@ -182,7 +182,7 @@ func TestADrainBetweenClaimAndLaunchEndsIt(t *testing.T) {
 				last = id
 			}
 		}
-		w.must(t, fsm.StopInstances{Instances: ids})
+		w.Must(fsm.StopInstances{Instances: ids})
 		w.pass(time.Minute)
 		for _, id := range ids {
 			w.want(t, id, fsm.Stopped, fsm.Unknown)
@@ -226,7 +226,7 @@ func TestMeasurementsReachTheSink(t *testing.T) {
 		}
 		clear(w.metrics)
 		w.mu.Unlock()
-		w.must(t, fsm.StopInstances{Instances: []string{"i1"}})
+		w.Must(fsm.StopInstances{Instances: []string{"i1"}})
 		w.pass(10 * time.Second)
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -267,7 +267,7 @@ func TestAnInstanceThatIgnoresItsSignalIsStoppedInTheEnd(t *testing.T) {
 		w.start()
 		w.launch("i1")
 		w.pass(time.Second)
-		w.must(t, fsm.StopInstances{Instances: []string{"i1"}})
+		w.Must(fsm.StopInstances{Instances: []string{"i1"}})
 		w.pass(12 * time.Second)
 		w.want(t, "i1", fsm.Stopping, fsm.Unknown)
 		w.pass(2 * time.Second)
@@ -303,18 +303,18 @@ func TestADrainLastsAsLongAsTheServiceNeeds(t *testing.T) {
 				g, _ := w.State().Groups.Get("web")
 				changed := *g
 				changed.Service = c.service
-				w.must(t, fsm.PutGroup{Group: changed})
+				w.Must(fsm.PutGroup{Group: changed})
 				w.launch("i1")
 				w.pass(time.Second)
 				w.want(t, "i1", fsm.Running, fsm.Healthy)
 				if c.session {
-					w.must(t, fsm.AssignSessions{Group: "web", Keys: key[:]})
+					w.Must(fsm.AssignSessions{Group: "web", Keys: key[:]})
 				}
-				w.must(t, fsm.StopInstances{Instances: []string{"i1"}})
+				w.Must(fsm.StopInstances{Instances: []string{"i1"}})
 				w.pass(c.runs)
 				w.want(t, "i1", fsm.Draining, fsm.Unknown)
 				if c.name == "a session that ends" {
-					w.must(t, fsm.DeleteSessions{Group: "web", Keys: key[:]})
+					w.Must(fsm.DeleteSessions{Group: "web", Keys: key[:]})
 				}
 				w.pass(c.afterwards)
 				w.want(t, "i1", fsm.Stopped, fsm.Unknown)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pacelinehq/paceline/fsm"
+	"github.com/pacelinehq/paceline/internal/fsmtest"
 	"github.com/pacelinehq/paceline/scaling/agent"
 	"github.com/pacelinehq/paceline/scaling/driver"
 	"github.com/pacelinehq/paceline/scaling/driver/fake"
@@ -26,16 +26,11 @@ const (
 	nobodys = "nobodys" // an instance that no row tells of
 )
 
-// cluster is a whole cluster of one state machine, with the faults that the
-// agent must bear.
+// cluster is a cluster of one with the faults that the agent must bear.
 type cluster struct {
-	mu      sync.Mutex
-	machine *fsm.Machine
-	index   uint64
-	term    uint64
-	log     []fsm.ChangeSet
-	changed chan struct{}
+	*fsmtest.Cluster
 
+	mu sync.Mutex
 	// cut makes Propose fail before it does anything; lost makes it fail after
 	// it has, once for each count.
 	cut  error
@@ -51,9 +46,7 @@ type cluster struct {
 	passed int
 }
 
-func newCluster() *cluster {
-	return &cluster{machine: fsm.NewMachine(), term: 1, changed: make(chan struct{})}
-}
+func newCluster() *cluster { return &cluster{Cluster: fsmtest.New()} }
 
 // Propose implements agent.Cluster.
 func (c *cluster) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
@@ -67,7 +60,7 @@ func (c *cluster) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, err
 		c.strangers++
 	}
 	c.unknown = ""
-	res, err := c.apply(cmd, id)
+	res, err := c.Cluster.Propose(ctx, cmd)
 	if c.lost > 0 {
 		c.lost--
 		c.unknown = cmp.Or(id, "a request without an id")
@@ -76,83 +69,35 @@ func (c *cluster) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, err
 	return res, err
 }
 
-func (c *cluster) apply(cmd fsm.Command, request string) (fsm.Result, error) {
-	env, err := fsm.Seal(cmd, "test", request)
-	if err != nil {
-		return fsm.Result{}, err
-	}
-	c.index++
-	e := fsm.Entry{Time: time.Now(), Commands: []fsm.Envelope{env}}
-	out, err := c.machine.Apply([]fsm.LogEntry{{Index: c.index, Term: c.term, Data: e.Encode()}})
-	if err != nil {
-		return fsm.Result{}, err
-	}
-	c.log = append(c.log, fsm.ChangeSet{Index: c.index, Time: e.Time, Changes: out[0].Changes})
-	close(c.changed)
-	c.changed = make(chan struct{})
-	return out[0].Results[0], out[0].Errs[0]
-}
-
-// must applies a command that the test is sure of.
-func (c *cluster) must(t testing.TB, cmd fsm.Command) {
-	t.Helper()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, err := c.apply(cmd, ""); err != nil {
-		t.Fatalf("%s: %v", cmd.Name(), err)
-	}
-}
-
-// State implements agent.Cluster.
-func (c *cluster) State() *fsm.State { return c.machine.State() }
-
 // Watch implements agent.Cluster.
 func (c *cluster) Watch(ctx context.Context, from uint64) iter.Seq2[fsm.ChangeSet, error] {
 	return func(yield func(fsm.ChangeSet, error) bool) {
-		c.mu.Lock()
-		if c.replay {
-			from = 0
-		}
-		c.mu.Unlock()
-		for {
-			sets, changed, lagged := c.after(from)
-			for _, s := range sets {
-				if !yield(s, nil) {
-					return
-				}
-				from = s.Index
+		c.set(func(c *cluster) {
+			if c.replay {
+				from = 0
 			}
-			if lagged {
+		})
+		for set, err := range c.Cluster.Watch(ctx, from) {
+			if c.lags() {
 				yield(fsm.ChangeSet{}, errors.New("lagged"))
 				return
 			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
+			if !yield(set, err) {
 				return
 			}
 		}
 	}
 }
 
-func (c *cluster) after(from uint64) ([]fsm.ChangeSet, chan struct{}, bool) {
+// lags counts a change, and reports whether the watch ends instead of it.
+func (c *cluster) lags() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at := len(c.log)
-	for k, s := range c.log {
-		if s.Index > from {
-			at = k
-			break
-		}
+	if c.passed++; c.lag == 0 || c.passed < c.lag {
+		return false
 	}
-	sets := slices.Clone(c.log[at:])
-	if c.lag > 0 {
-		if c.passed += len(sets); c.passed >= c.lag {
-			c.passed = 0
-			return nil, c.changed, true
-		}
-	}
-	return sets, c.changed, false
+	c.passed = 0
+	return true
 }
 
 func (c *cluster) set(change func(*cluster)) {
@@ -215,9 +160,9 @@ func inBubble(t *testing.T, change func(*fsm.Template), test func(*world)) {
 		if change != nil {
 			change(&tpl)
 		}
-		w.must(t, fsm.InitCluster{ID: "c1"})
-		w.must(t, fsm.PutTemplate{Template: tpl})
-		w.must(t, fsm.PutGroup{Group: fsm.Group{Name: "web", Template: "app", MaxSize: 500}})
+		w.Must(fsm.InitCluster{ID: "c1"})
+		w.Must(fsm.PutTemplate{Template: tpl})
+		w.Must(fsm.PutGroup{Group: fsm.Group{Name: "web", Template: "app", MaxSize: 500}})
 		w.register()
 		w.start()
 		test(w)
@@ -263,8 +208,8 @@ func (w *world) setDelay(d time.Duration) {
 }
 
 func (w *world) register() {
-	w.must(w.t, fsm.RegisterNode{Node: fsm.Node{Name: node, Incarnation: w.epoch, Drivers: []string{"fake"}}})
-	w.must(w.t, fsm.RegisterNode{Node: fsm.Node{Name: "n2", Incarnation: 1}})
+	w.Must(fsm.RegisterNode{Node: fsm.Node{Name: node, Incarnation: w.epoch, Drivers: []string{"fake"}}})
+	w.Must(fsm.RegisterNode{Node: fsm.Node{Name: "n2", Incarnation: 1}})
 }
 
 // start runs an agent as the node's process does.
@@ -294,7 +239,7 @@ func (w *world) launch(ids ...string) {
 	for _, id := range ids {
 		c.Launches = append(c.Launches, fsm.Launch{ID: id, Node: node})
 	}
-	w.must(w.t, c)
+	w.Must(c)
 }
 
 // pass lets virtual time go by, until everything rests.

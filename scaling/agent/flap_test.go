@@ -293,7 +293,7 @@ func TestHeartbeatsThatAreNotTaken(t *testing.T) {
 		refused(w, "i1", fsm.Unavailable, "is starting and not checked at present")
 		w.pass(time.Minute)
 		w.beat("i1", nil)
-		w.must(t, fsm.StopInstances{Instances: []string{"i1"}})
+		w.Must(fsm.StopInstances{Instances: []string{"i1"}})
 		w.pass(time.Second)
 		refused(w, "i1", fsm.Unavailable, "is draining")
 		w.pass(10 * time.Second)

@@ -196,7 +196,7 @@ func TestQuestionsDoNotHoldUpChecks(t *testing.T) {
 	for range many {
 		<-arrived
 	}
-	c.must(t, fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
+	c.Must(fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
 	c.becomes(t, "i1", fsm.Running, fsm.Healthy)
 }
 
@@ -215,7 +215,7 @@ func TestAGRPCCheckOfAnInstance(t *testing.T) {
 	})
 	h.SetServingStatus("shop", healthpb.HealthCheckResponse_SERVING)
 	startReal(t, c, node)
-	c.must(t, fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
+	c.Must(fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
 	c.becomes(t, "i1", fsm.Running, fsm.Healthy)
 	h.SetServingStatus("shop", healthpb.HealthCheckResponse_NOT_SERVING)
 	if row := c.becomes(t, "i1", fsm.Running, fsm.Unhealthy); row.Reason != "2 health checks in a row failed: answered NOT_SERVING" {

@@ -102,7 +102,7 @@ func (n *real) start(t testing.TB) {
 	}
 	n.driver = d
 	n.epoch++
-	n.must(t, fsm.RegisterNode{Node: fsm.Node{Name: n.name, Incarnation: n.epoch, Drivers: []string{"process"}}})
+	n.Must(fsm.RegisterNode{Node: fsm.Node{Name: n.name, Incarnation: n.epoch, Drivers: []string{"process"}}})
 	a := agent.New(agent.Config{Node: n.name, Incarnation: n.epoch, Cluster: n.cluster, Drivers: []driver.Driver{d}})
 	n.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
@@ -148,9 +148,9 @@ func withTemplate(t testing.TB, change func(*fsm.Template)) *cluster {
 	}
 	change(&tpl)
 	c := newCluster()
-	c.must(t, fsm.InitCluster{ID: "c1"})
-	c.must(t, fsm.PutTemplate{Template: tpl})
-	c.must(t, fsm.PutGroup{Group: fsm.Group{Name: "web", Template: "app", MaxSize: 500}})
+	c.Must(fsm.InitCluster{ID: "c1"})
+	c.Must(fsm.PutTemplate{Template: tpl})
+	c.Must(fsm.PutGroup{Group: fsm.Group{Name: "web", Template: "app", MaxSize: 500}})
 	return c
 }
 
@@ -167,7 +167,7 @@ func (c *cluster) becomes(t testing.TB, id string, state fsm.InstanceState, heal
 func TestRealProcesses(t *testing.T) {
 	c := withTemplate(t, func(*fsm.Template) {})
 	n := startReal(t, c, node)
-	c.must(t, fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}, {ID: "i2", Node: node}}})
+	c.Must(fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}, {ID: "i2", Node: node}}})
 	first := c.becomes(t, "i1", fsm.Running, fsm.Healthy)
 	c.becomes(t, "i2", fsm.Running, fsm.Healthy)
 
@@ -176,7 +176,7 @@ func TestRealProcesses(t *testing.T) {
 	if err := syscall.Kill(first.PID, 0); err != nil {
 		t.Errorf("the instance did not outlive the agent: %v", err)
 	}
-	c.must(t, fsm.StopInstances{Instances: []string{"i1"}})
+	c.Must(fsm.StopInstances{Instances: []string{"i1"}})
 	row := c.becomes(t, "i1", fsm.Stopped, fsm.Unknown)
 	if row.PID != first.PID || !strings.HasPrefix(row.Reason, "exit status 0 after ") {
 		t.Errorf("got %+v", row)
@@ -193,7 +193,7 @@ func TestRealProcesses(t *testing.T) {
 func TestACrashAtTheStartIsReported(t *testing.T) {
 	c := withTemplate(t, func(tpl *fsm.Template) { tpl.Args = []string{"crash"} })
 	startReal(t, c, node)
-	c.must(t, fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
+	c.Must(fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
 	row := c.becomes(t, "i1", fsm.Failed, fsm.Unknown)
 	if !strings.HasPrefix(row.Reason, "exit status 4 after ") || !strings.HasSuffix(row.Reason, ": no configuration") {
 		t.Errorf("got the reason %q", row.Reason)
@@ -233,7 +233,7 @@ func TestHealthChecksAsTheyAre(t *testing.T) {
 			}
 			c := withTemplate(t, func(tpl *fsm.Template) { tpl.HealthCheck = &k.check })
 			startReal(t, c, node)
-			c.must(t, fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
+			c.Must(fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i1", Node: node}}})
 			if k.reason == "" {
 				c.becomes(t, "i1", fsm.Running, fsm.Healthy)
 				return
@@ -262,7 +262,7 @@ func BenchmarkHundredInstances(b *testing.B) {
 			launch.Launches = append(launch.Launches, fsm.Launch{ID: id, Node: nodes[k%len(nodes)]})
 		}
 		b.StartTimer()
-		c.must(b, launch)
+		c.Must(launch)
 		for _, id := range many(100) {
 			c.becomes(b, id, fsm.Running, fsm.Healthy)
 		}

@@ -42,7 +42,7 @@ func TestAMachineThatCrashedHasLostItsProcesses(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
 		w.launch("i1", "i2")
 		w.pass(time.Second)
-		w.must(t, fsm.StopInstances{Instances: []string{"i2"}})
+		w.Must(fsm.StopInstances{Instances: []string{"i2"}})
 		w.restart()
 		w.driver.EndAll()
 		w.register()
@@ -60,7 +60,7 @@ func TestAClaimOfAnEarlierProcessIsNotLaunched(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
 		w.stop()
 		w.launch("i1")
-		w.must(t, fsm.ReportInstances{Node: node, NodeIncarnation: w.epoch, Reports: []fsm.InstanceReport{{ID: "i1", State: fsm.Starting}}})
+		w.Must(fsm.ReportInstances{Node: node, NodeIncarnation: w.epoch, Reports: []fsm.InstanceReport{{ID: "i1", State: fsm.Starting}}})
 		w.epoch++
 		w.register()
 		w.start()
@@ -76,10 +76,10 @@ func TestADrainGoesOnAfterARestart(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
 		w.launch("i1", "i2")
 		w.pass(time.Second)
-		w.must(t, fsm.StopInstances{Instances: []string{"i1", "i2"}})
+		w.Must(fsm.StopInstances{Instances: []string{"i1", "i2"}})
 		w.pass(time.Second)
 		w.restart()
-		w.must(t, fsm.ReportInstances{Node: node, NodeIncarnation: epoch, Reports: []fsm.InstanceReport{{ID: "i2", State: fsm.Stopping}}})
+		w.Must(fsm.ReportInstances{Node: node, NodeIncarnation: epoch, Reports: []fsm.InstanceReport{{ID: "i2", State: fsm.Stopping}}})
 		w.register()
 		w.start()
 		w.pass(time.Second)
@@ -102,23 +102,23 @@ func TestNothingIsDoneOnAnOldState(t *testing.T) {
 			"an empty state": newCluster,
 			"a state that does not know the node": func() *cluster {
 				c := newCluster()
-				c.term = 9 // newer than what the driver has seen, so that its fence lets a stop pass
-				c.must(t, fsm.InitCluster{ID: "c1"})
+				c.SetTerm(9) // newer than what the driver has seen, so that its fence lets a stop pass
+				c.Must(fsm.InitCluster{ID: "c1"})
 				return c
 			},
 			"a state before the instances": func() *cluster {
 				c := newCluster()
-				c.must(t, fsm.InitCluster{ID: "c1"})
-				c.must(t, fsm.RegisterNode{Node: fsm.Node{Name: node, Incarnation: epoch}})
+				c.Must(fsm.InitCluster{ID: "c1"})
+				c.Must(fsm.RegisterNode{Node: fsm.Node{Name: node, Incarnation: epoch}})
 				return c
 			},
 			"a state in which they were still planned": func() *cluster {
 				c := newCluster()
-				c.must(t, fsm.InitCluster{ID: "c1"})
-				c.must(t, fsm.PutTemplate{Template: fsm.Template{Name: "app", Driver: "fake"}})
-				c.must(t, fsm.PutGroup{Group: fsm.Group{Name: "web", Template: "app", MaxSize: 500}})
-				c.must(t, fsm.RegisterNode{Node: fsm.Node{Name: node, Incarnation: epoch}})
-				c.must(t, fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i3", Node: node}}})
+				c.Must(fsm.InitCluster{ID: "c1"})
+				c.Must(fsm.PutTemplate{Template: fsm.Template{Name: "app", Driver: "fake"}})
+				c.Must(fsm.PutGroup{Group: fsm.Group{Name: "web", Template: "app", MaxSize: 500}})
+				c.Must(fsm.RegisterNode{Node: fsm.Node{Name: node, Incarnation: epoch}})
+				c.Must(fsm.LaunchInstances{Group: "web", Term: 1, Launches: []fsm.Launch{{ID: "i3", Node: node}}})
 				return c
 			},
 		} {
@@ -149,7 +149,7 @@ func TestOrphansAreEnded(t *testing.T) {
 		if _, err := w.driver.Start(t.Context(), driver.Spec{ID: nobodys}); err != nil {
 			t.Fatal(err)
 		}
-		w.must(t, fsm.NodeDown{Node: node, Incarnation: w.epoch, Term: 1, Reason: "cut off"})
+		w.Must(fsm.NodeDown{Node: node, Incarnation: w.epoch, Term: 1, Reason: "cut off"})
 		w.pass(20 * time.Second)
 		for _, id := range []string{"i1", "i2", "i3", nobodys} {
 			if w.runs(id) {
@@ -164,7 +164,7 @@ func TestARemovedNodeEndsWhatItRuns(t *testing.T) {
 	inBubble(t, nil, func(w *world) {
 		w.launch("i1")
 		w.pass(time.Second)
-		w.must(t, fsm.RemoveNode{Node: node})
+		w.Must(fsm.RemoveNode{Node: node})
 		w.pass(20 * time.Second)
 		if w.runs("i1") {
 			t.Error("it still runs although its node was removed")
@@ -213,7 +213,7 @@ func TestAHealthThatComesLateDoesNotTouchADrain(t *testing.T) {
 		w.set(func(c *cluster) { c.cut = fsm.Errorf(fsm.NoLeader, "cluster", "", "has no leader") })
 		w.setSick("i1", errSick)
 		w.pass(20 * time.Second)
-		w.must(t, fsm.StopInstances{Instances: []string{"i1"}, Cause: "scale-in"})
+		w.Must(fsm.StopInstances{Instances: []string{"i1"}, Cause: "scale-in"})
 		w.set(func(c *cluster) { c.cut = nil })
 		w.pass(2500 * time.Millisecond)
 		if row := w.want(t, "i1", fsm.Draining, fsm.Unknown); row.Reason != "scale-in" {
@@ -240,7 +240,7 @@ func TestAWatchThatLagsOrReplaysLaunchesNothingTwice(t *testing.T) {
 				for k, id := range many(100) {
 					w.want(t, id, fsm.Running, fsm.Healthy)
 					if k%2 == 0 {
-						w.must(t, fsm.StopInstances{Instances: []string{id}})
+						w.Must(fsm.StopInstances{Instances: []string{id}})
 					}
 				}
 				w.pass(30 * time.Second)
