@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -161,11 +162,16 @@ func servingOrNot(body []byte, service string) error {
 	return fmt.Errorf("answered the unknown health %d", status)
 }
 
-// notGRPC says in plain words that the other side speaks something else: the
-// first bytes of an answer in HTTP/1, read as the size of a frame, are huge.
+// notGRPC says in plain words that the other side speaks something else. The first
+// bytes of an answer in HTTP/1, read as the size of a frame, are huge; but a server
+// that does not like what it has read may have closed the connection before its
+// answer is seen.
 func notGRPC(err error) error {
-	if text := err.Error(); strings.Contains(text, "frame too large") || strings.Contains(text, "HTTP/1") {
-		return errors.New("does not speak HTTP/2, which gRPC needs")
+	text := err.Error()
+	seen := func(what string) bool { return strings.Contains(text, what) }
+	closed := errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF)
+	if closed || seen("frame too large") || seen("HTTP/1") || seen("client conn could not be established") {
+		return errors.New("does not speak HTTP/2, which gRPC needs, or broke the connection off")
 	}
 	return err
 }

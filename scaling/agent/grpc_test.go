@@ -61,6 +61,31 @@ func httpServer(t *testing.T, http2 bool, answer http.HandlerFunc) string {
 	return l.Addr().String()
 }
 
+// hangsUp is a server that takes connections and ends them.
+func hangsUp(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+	return l.Addr().String()
+}
+
 // refusing is a health service whose calls fail.
 type refusing struct {
 	healthpb.UnimplementedHealthServer
@@ -132,7 +157,8 @@ func TestGRPCChecksThatCanNotSucceed(t *testing.T) {
 			}),
 			"answered gRPC status 13: " + tail[:97] + "…",
 		},
-		"HTTP/1":              {httpServer(t, false, says(good, "0")), "does not speak HTTP/2, which gRPC needs"},
+		"HTTP/1":              {httpServer(t, false, says(good, "0")), "does not speak HTTP/2, which gRPC needs, or broke the connection off"},
+		"nothing":             {hangsUp(t), "does not speak HTTP/2, which gRPC needs, or broke the connection off"},
 		"a web page":          {httpServer(t, true, http.NotFound), "answered 404 Not Found, which is not gRPC"},
 		"another type":        {httpServer(t, true, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hi") }), `answered "text/plain; charset=utf-8", which is not gRPC`},
 		"good, by hand":       {httpServer(t, true, says(good, "0")), ""},
