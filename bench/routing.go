@@ -56,10 +56,10 @@ func runRouting(ctx context.Context, args []string) error {
 	}
 	err = measureRoutes(ctx, o, r)
 	fmt.Println()
-	if printErr := printRoutes(os.Stdout, o, r); err != nil || printErr != nil {
-		return errors.Join(err, printErr)
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	return saveRoutes(o, r)
+	return errors.Join(err, printRoutes(os.Stdout, o, r), saveRoutes(o, r))
 }
 
 // parseRouting reads the flags.
@@ -225,7 +225,7 @@ func measureRoutes(ctx context.Context, o *routeOptions, r *report) error {
 					return ctx.Err()
 				}
 				if err != nil {
-					o.log("  failed: %v", err)
+					o.note("%s of %s: %v", sec.name, p.name(), err)
 					errs = append(errs, fmt.Errorf("%s of %s: %w", sec.name, p.name(), err))
 				}
 			}

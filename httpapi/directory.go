@@ -29,7 +29,7 @@ type feed struct {
 	service string
 	readers int
 	news    chan struct{} // closed at the next change
-	parked  map[*parked]struct{}
+	parked  map[*waiter]struct{}
 }
 
 // allServices is the feed of those who wait for which services there are. It
@@ -127,17 +127,28 @@ func (d *directory) wakeAll() {
 	}
 }
 
+// cutAll closes the connections of all that are parked.
+func (d *directory) cutAll() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range d.feeds {
+		for w := range f.parked {
+			_ = w.conn.Close()
+		}
+	}
+}
+
 // park has a parked reader of a feed woken, until it leaves.
-func (d *directory) park(w *parked) {
+func (d *directory) park(w *waiter) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if w.feed.parked == nil {
-		w.feed.parked = map[*parked]struct{}{}
+		w.feed.parked = map[*waiter]struct{}{}
 	}
 	w.feed.parked[w] = struct{}{}
 }
 
-func (d *directory) leaves(w *parked) {
+func (d *directory) leaves(w *waiter) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(w.feed.parked, w)

@@ -56,6 +56,8 @@ const (
 
 	// maxStreamInput is how much the client of a stream may send, after its request.
 	maxStreamInput = 4 << 10
+	// maxCopiedFrame is the largest frame that a parked stream copies, to write it at once.
+	maxCopiedFrame = 4 << 10
 
 	eventSetsKept     = 2048 // change sets that the event stream remembers
 	eventChangesKept  = 16384

@@ -92,15 +92,20 @@ func (p *parkedConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
+// waiter is a connection outside of net/http that waits for news of a feed.
+type waiter struct {
+	conn net.Conn
+	feed *feed
+	more [1]byte
+}
+
 // parked is a request that waits.
 type parked struct {
-	conn  net.Conn
+	waiter
 	head  []byte
 	again *returned
-	feed  *feed
 	until time.Time
 	over  func() bool // there is something new
-	more  [1]byte
 }
 
 // park takes the request from net/http until over says so, or a time. It
@@ -117,7 +122,7 @@ func (c *call) park(f *feed, until time.Time, over func() bool, release func()) 
 	head.WriteString("\r\n")
 	head.Write(early)
 	w := &parked{
-		conn: conn, head: bytes.Clone(head.Bytes()), again: &returned{c.requestID, c.begun}, feed: f, until: until, over: over,
+		waiter: waiter{conn: conn, feed: f}, head: bytes.Clone(head.Bytes()), again: &returned{c.requestID, c.begun}, until: until, over: over,
 	}
 	go c.s.wait(w, len(early) > 0, release)
 	return true
@@ -148,9 +153,9 @@ func (c *call) takeConnection() (conn net.Conn, early []byte, ok bool) {
 
 // wait is the life of a parked request.
 func (s *Server) wait(w *parked, early bool, release func()) {
-	s.directory.park(w)
+	s.directory.park(&w.waiter)
 	stays := early || s.listen(w)
-	s.directory.leaves(w)
+	s.directory.leaves(&w.waiter)
 	release()
 	if !stays {
 		_ = w.conn.Close()
@@ -183,8 +188,8 @@ func (s *Server) listen(w *parked) bool {
 	}
 }
 
-// wake ends the read of a parked request.
-func (w *parked) wake() { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) }
+// wake ends the read of one who waits.
+func (w *waiter) wake() { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 func (p *parking) enter() bool {
 	p.mu.Lock()
@@ -195,12 +200,14 @@ func (p *parking) enter() bool {
 	return !p.closing
 }
 
-// leave lets no request in any more and returns when all have returned.
-func (p *parking) leave(wakeAll func()) {
+// leave lets no request in any more, and returns when all have returned or ended.
+// When ctx ends first, cutAll closes their connections.
+func (p *parking) leave(ctx context.Context, wakeAll, cutAll func()) {
 	p.mu.Lock()
 	p.closing = true
 	p.mu.Unlock()
 	wakeAll()
+	defer context.AfterFunc(ctx, cutAll)()
 	p.waiting.Wait()
 }
 

@@ -187,6 +187,9 @@ func TestHeadOfStream(t *testing.T) {
 		if res, err := http.ReadResponse(l.r, &http.Request{Method: "HEAD"}); err != nil || res.StatusCode != 200 || res.Close {
 			t.Errorf("%s: %v %v", path, res, err)
 		}
+		if w := a.do("HEAD", path, "", "Accept: text/event-stream"); w.Code != 200 { // under somebody else's server
+			t.Errorf("%s: %d", path, w.Code)
+		}
 	}
 	awaitWatchers(t, a, 0)
 }
@@ -239,4 +242,49 @@ func TestParkedStreamHeartbeat(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A client that does not take what it is sent holds up a shutdown no longer than
+// its context lasts.
+func TestShutdownCutsStuckStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI(t)
+		p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		served := make(chan error, 1)
+		go func() { served <- a.server.Serve(p) }()
+		ours, theirs := net.Pipe()
+		p.conns <- theirs
+		l := &line{t, ours, bufio.NewReader(ours)}
+		l.openStream("/v1/services/web") // and its first event is not read
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		_ = a.server.Shutdown(ctx)
+		if took := time.Since(began); took > time.Second { // of the bubble
+			t.Errorf("it took %s", took)
+		}
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What is too large to be copied for each reader arrives as it is.
+func TestLargeEventOfParkedStream(t *testing.T) {
+	a := newAPI(t)
+	a.cluster.Group("big", &fsm.Service{})
+	for n := 100; n < 200; n++ {
+		a.cluster.Run("big", httpapitest.InstanceID(n), "n1", "10.0.0.1:80", fsm.Healthy)
+	}
+	want := a.do("GET", "/v1/services/big", "").Body.String()
+	url := ownServer(t, a)
+	events, _ := openService(t, url+"/v1/services/big", "")
+	if e := next(t, events); len(e.view.Endpoints) < 100 || len(want) < 8<<10 {
+		t.Errorf("%d endpoints of %d bytes", len(e.view.Endpoints), len(want))
+	}
+	a.cluster.Report(httpapitest.InstanceID(100), "", fsm.Unhealthy)
+	if e := next(t, events); e.view.Index == 0 {
+		t.Error("no second event")
+	}
 }

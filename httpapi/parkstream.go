@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -12,7 +13,7 @@ import (
 // parked too: its head is written here, and one goroutine both waits for the client
 // to go and writes what is new, in chunks. The connection ends with the stream.
 type parkedStream struct {
-	parked
+	waiter
 	stream *serviceStream
 	rest   int // bytes that the client may still send
 }
@@ -34,7 +35,8 @@ func (c *call) parkStream(w *serviceStream, release func()) bool {
 	head.WriteString("HTTP/1.1 200 OK\r\n")
 	_ = h.Write(head) // a buffer takes everything
 	head.WriteString("\r\n")
-	p := &parkedStream{parked: parked{conn: conn, feed: w.feed}, stream: w, rest: maxStreamInput}
+	p := &parkedStream{waiter: waiter{conn: conn, feed: w.feed}, stream: w, rest: maxStreamInput}
+	c.s.directory.park(&p.waiter)
 	_ = conn.SetWriteDeadline(time.Now().Add(streamTimeout))
 	_, err := conn.Write(head.Bytes())
 	if err == nil {
@@ -49,12 +51,8 @@ func (s *Server) runParked(p *parkedStream, open bool, release func()) {
 	defer s.parking.waiting.Done()
 	defer release()
 	defer p.conn.Close() //nolint:errcheck // whatever it is, it ends
-	if !open {
-		return
-	}
-	s.directory.park(&p.parked)
-	defer s.directory.leaves(&p.parked)
-	if s.feed(p) {
+	defer s.directory.leaves(&p.waiter)
+	if open && s.feed(p) {
 		_ = p.send(nil) // the last chunk: the stream has ended, and was not cut
 	}
 }
@@ -103,12 +101,17 @@ func (p *parkedStream) quiet() bool {
 // send writes one chunk at once; an empty one ends the answer. A client that does
 // not take it in time is cut off: it can resume.
 func (p *parkedStream) send(b []byte) error {
+	_ = p.conn.SetWriteDeadline(time.Now().Add(streamTimeout))
 	chunk := buffers.Get().(*buffer)
 	defer putBuffer(chunk)
 	_, _ = fmt.Fprintf(chunk, "%x\r\n", len(b))
+	if len(b) > maxCopiedFrame { // thousands of streams may be at this one at once
+		parts := net.Buffers{chunk.Bytes(), b, []byte("\r\n")}
+		_, err := parts.WriteTo(p.conn)
+		return err
+	}
 	chunk.Write(b)
 	chunk.WriteString("\r\n")
-	_ = p.conn.SetWriteDeadline(time.Now().Add(streamTimeout))
 	_, err := p.conn.Write(chunk.Bytes())
 	return err
 }

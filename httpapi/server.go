@@ -164,7 +164,7 @@ func (s *Server) NotReady(reason string) { s.leaving.Store(&reason) }
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.NotReady("the node is stopping")
 	s.stop()
-	s.parking.leave(s.directory.wakeAll)
+	s.parking.leave(ctx, s.directory.wakeAll, s.directory.cutAll)
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		_ = s.http.Close()
@@ -177,6 +177,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // OpenAPI returns the OpenAPI 3.1 document, as served at /openapi.json.
 func (s *Server) OpenAPI() []byte { return s.openapi }
 
+// headKey is set in the context of a request that was HEAD.
+type headKey struct{}
+
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c := connectionOf(r); c != nil {
@@ -186,9 +189,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method == http.MethodHead {
 		// HEAD is GET without the body, which net/http leaves out by itself.
-		g := *r
-		g.Method = http.MethodGet
-		r = &g
+		r = r.WithContext(context.WithValue(r.Context(), headKey{}, true))
+		r.Method = http.MethodGet
 	}
 	s.engine.ServeHTTP(w, r)
 }

@@ -33,8 +33,9 @@ func (c *call) followService() error {
 	if err != nil {
 		return err
 	}
-	w.feed = c.s.directory.join(group)
-	leave := func() { c.s.directory.leave(w.feed); release() }
+	d, f := c.s.directory, c.s.directory.join(group) // a parked stream must not keep the call
+	w.feed = f
+	leave := func() { d.leave(f); release() }
 	c.waited = true
 	if c.parkStream(w, leave) {
 		return nil

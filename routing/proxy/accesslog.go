@@ -28,8 +28,8 @@ func (a *accessLog) write(x *exchange, now time.Duration) {
 	if x.up != nil {
 		attrs = append(attrs, slog.String("instance", x.up.Instance))
 	}
-	if x.retries > 0 {
-		attrs = append(attrs, slog.Int("retries", x.retries))
+	if x.before+x.retries > 0 {
+		attrs = append(attrs, slog.Int("retries", x.before+x.retries))
 	}
 	if x.err != nil {
 		attrs = append(attrs, slog.String("err", x.err.Error()))

@@ -35,7 +35,9 @@ type exchange struct {
 
 	replay    bool // the body is in w.body: the request can be sent again
 	sent      bool // a part of a body that is not kept has been read
-	retries   int
+	worked    bool // an instance has had the request, and may have acted on it
+	retries   int  // since the beginning, or the last wait of outlast
+	before    int  // retries before that
 	wait      patience
 	session   sessionState
 	up        *upstream
@@ -89,6 +91,8 @@ func (x *exchange) run() bool {
 		switch {
 		case x.session.refuse:
 			return x.refusedSession()
+		case u == nil && x.retries > 0 && x.outlast(errNobodyFree):
+			continue
 		case u == nil:
 			return x.unserved()
 		}
@@ -99,6 +103,7 @@ func (x *exchange) run() bool {
 			x.t.claim(u.instance)
 			c, fail = x.attempt(u, true)
 		}
+		x.worked = x.worked || fail == nil || !fail.refused
 		switch {
 		case fail != nil && x.upload != nil && x.upload.gone:
 			return x.bodyFailed(x.upload.err)
@@ -276,18 +281,21 @@ func (x *exchange) again(fail *failure, k int) bool {
 	return x.more(k, fail.moved)
 }
 
-// outlast waits when no instance has taken a connection, and reports whether to
-// ask them all again. Only what may be sent again gets here with a failure that
-// is a refusal.
+// errNobodyFree is the failure of a request that some instances have refused, when
+// the others are full.
+var errNobodyFree = &failure{refused: true}
+
+// outlast waits when no attempt has found an instance that takes a connection, and
+// reports whether to begin anew.
 func (x *exchange) outlast(fail *failure) bool {
-	if !fail.refused || fail.own || x.sent || !x.from.p.outlast(x.t, &x.wait) {
+	if x.worked || !fail.refused || fail.own || !x.from.p.outlast(x.t, &x.wait) {
 		return false
 	}
 	t := x.from.p.plan.Load().targets[x.t.group]
 	if t == nil {
 		return false
 	}
-	x.t, x.retries, x.session.failed = t, 0, false
+	x.t, x.before, x.retries, x.session.failed = t, x.before+x.retries, 0, false
 	x.w.pick.Tried = x.w.tried[:0:maxAttempts]
 	return true
 }
@@ -344,10 +352,12 @@ func (x *exchange) failed(fail *failure) bool {
 	a := answer{status: http.StatusBadGateway, code: "unavailable"}
 	var timeout net.Error
 	switch {
-	case errors.Is(fail.err, os.ErrDeadlineExceeded), errors.As(fail.err, &timeout) && timeout.Timeout():
-		a.status, a.message = http.StatusGatewayTimeout, "the instance did not answer in time"
+	case fail.refused && x.from.p.hopeless(x.t):
+		return x.unserved()
 	case fail.refused:
 		a.message, a.retryAfter = "no connection to an instance could be made", time.Second
+	case errors.Is(fail.err, os.ErrDeadlineExceeded), errors.As(fail.err, &timeout) && timeout.Timeout():
+		a.status, a.message = http.StatusGatewayTimeout, "the instance did not answer in time"
 	default:
 		a.message = "the instance broke the connection off"
 	}

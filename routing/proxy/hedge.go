@@ -52,6 +52,7 @@ func (x *exchange) firstAttempt(k int, u *upstream) (int, *upstream, *upConn, *f
 		return x.take(s)
 	}
 	if s.fail != nil { // the other one may do better
+		x.worked = x.worked || !s.fail.refused
 		if s.fail.blames() {
 			x.from.p.noteFailure(x.t, s.u.instance, s.fail.refused)
 		}

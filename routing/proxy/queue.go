@@ -11,7 +11,7 @@ import (
 // What finds no instance waits, in one of two ways:
 //
 //	none is there, or all are full ──► hold: until one is known or becomes free
-//	all refuse connections ──────────► outlast: until one takes a connection, the
+//	those asked refuse connections ──► outlast: until one takes a connection, the
 //	                                   plan changes, or a pause is over
 //
 // Those that were refused wait apart: their next attempt frees what it has taken
@@ -65,19 +65,23 @@ func (p *Proxy) hold(t *target, w *patience, again func(woken bool) bool) {
 	}
 }
 
-// outlast lets a request wait, or a TCP connection, that the instances have
-// refused, so that nothing of it was sent: a process that has just been launched
-// does not listen yet, and one that has ended is about to be replaced. It reports
-// whether to ask them again.
+// outlast lets a request wait, or a TCP connection, of which nothing was sent because
+// those instances that were asked refuse connections: a process that has just been
+// launched does not listen yet, and one that has ended is about to be replaced. It
+// reports whether to ask again.
 func (p *Proxy) outlast(t *target, w *patience) bool {
-	left := w.left(t, p.clock.now())
-	if left <= 0 || p.life.Err() != nil {
-		t.events.queueTimeouts.Add(1)
+	if p.hopeless(t) {
 		return false
 	}
 	turn := t.refused.join(t.room(&t.refused))
 	if turn == nil {
 		t.events.queueFull.Add(1)
+		return false
+	}
+	left := w.left(t, p.clock.now())
+	if left <= 0 || p.life.Err() != nil {
+		t.refused.leave(turn)
+		t.events.queueTimeouts.Add(1)
 		return false
 	}
 	w.pause = max(min(2*w.pause, lastPause), p.waits.refused)

@@ -143,3 +143,66 @@ func TestServiceGoesWhileRefused(t *testing.T) {
 	r := <-replies
 	r.want(t, 502, "*")
 }
+
+// What an instance may have acted on is not sent again for as long as the others
+// refuse: it would reach each instance that comes back.
+func TestWorkedOnIsNotOutlasted(t *testing.T) {
+	f := newFleet(t, fsm.Service{
+		Timeouts: fsm.Timeouts{Queue: fsm.Duration(time.Hour)}, Retry: fsm.Retry{BudgetPercent: 100},
+		Balancer: fsm.Balancer{Policy: fsm.BalanceRandom}, Health: fsm.ServiceHealth{MaxEjectedPercent: new(int)},
+	}, withRefusedPause(time.Millisecond))
+	poisoned := f.script("i1", func(c *rawConn) { c.head(); c.reset() })
+	f.instance("i2", refusing(t))
+	const n = 20 // sometimes one is first, sometimes the other
+	for range n {
+		f.ask(get).want(t, 502, "*")
+	}
+	if sent := poisoned.conns.Load(); sent != n {
+		t.Errorf("%d requests were sent %d times", n, sent)
+	}
+}
+
+// One that some refuse while the others are full waits as well.
+func TestRefusedOrFull(t *testing.T) {
+	f := newFleet(t, fsm.Service{
+		Timeouts: fsm.Timeouts{Queue: fsm.Duration(time.Hour)}, Retry: fsm.Retry{BudgetPercent: 100},
+		Limits: fsm.ServiceLimits{MaxInFlightPerInstance: 1}, Health: fsm.ServiceHealth{MaxEjectedPercent: new(int)},
+	})
+	release := make(chan bool)
+	f.script("i1", func(c *rawConn) {
+		for c.head() != "" {
+			<-release
+			c.say(ok)
+		}
+	})
+	f.instance("i2", refusing(t))
+	const n = 4
+	replies := f.askAll(n)
+	f.waits(n - 1)
+	for range n {
+		release <- true
+		r := <-replies
+		r.want(t, 200, "ok")
+	}
+}
+
+// Of a group that is to have no instances nothing is waited for, also not for the
+// last one that a session lived on.
+func TestRefusedByTheLast(t *testing.T) {
+	f := newStickyFleet(t, sticky, func(s *fsm.Service) {
+		s.Timeouts.Queue, s.Health.MaxEjectedPercent = fsm.Duration(time.Hour), new(int)
+	})
+	addr := refusing(t)
+	cookie, _ := f.atE(func() { f.instance("e", addr) })
+	f.Drain("e", fsm.Unknown)
+	for _, id := range []string{"b", "c", "d"} {
+		f.Report(id, fsm.Failed, "")
+	}
+	g, _ := f.State().Groups.Get("web")
+	shut := *g
+	shut.MinSize, shut.Desired, shut.MaxSize = 0, 0, 0
+	f.Must(fsm.PutGroup{Group: shut})
+	f.sync()
+	r, _ := f.visit(cookie)
+	r.want(t, 503, "*")
+}

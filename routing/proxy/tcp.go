@@ -66,10 +66,12 @@ func (c *conn) dial(t *target, now time.Duration) (*upConn, *upstream) {
 }
 
 // dialAny tries one instance after another. It returns the last one without a
-// connection when none takes any, and nil when there is none.
+// connection when those that were tried take none, and nil when it is of no use to
+// try again.
 func (c *conn) dialAny(t *target, w *patience, now time.Duration) (up *upConn, u *upstream) {
 	var tried [maxAttempts]int32
 	r := balance.Request{Hash: hashAddr(c.peer), Now: now, Tried: tried[:0:maxAttempts]}
+	own := false
 	for try := range min(t.spec.Retry.Attempts, maxAttempts) {
 		k, next := t.pick(&r)
 		if next == nil && try == 0 {
@@ -84,7 +86,7 @@ func (c *conn) dialAny(t *target, w *patience, now time.Duration) (up *upConn, u
 			})
 		}
 		if next == nil {
-			return nil, u
+			break
 		}
 		u = next
 		up, err := t.connect(c.p, u, true)
@@ -94,13 +96,13 @@ func (c *conn) dialAny(t *target, w *patience, now time.Duration) (up *upConn, u
 		}
 		t.release(u.instance, c.now(), unknownLatency)
 		fail := noConnection(err)
-		if fail.own {
-			return nil, nil
-		}
-		if fail.blames() {
+		if own = fail.own; fail.blames() {
 			c.p.noteFailure(t, u.instance, true)
 		}
 		r.Tried = append(r.Tried, int32(k))
+	}
+	if own { // waiting for an instance would not help
+		return nil, nil
 	}
 	return nil, u
 }
