@@ -26,3 +26,20 @@ func TestRemovedNodesAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// TestARemovedNodeLeavesNoOrigin: what is known of the batches of a node goes
+// with it.
+func TestARemovedNodeLeavesNoOrigin(t *testing.T) {
+	m := fsm.NewMachine()
+	e := fsm.Entry{Time: start, Batch: fsm.BatchID{Node: "n1", Boot: 1, Seq: 1}, Commands: []fsm.Envelope{
+		seal(t, fsm.RegisterNode{Node: fsm.Node{Name: "n1", Incarnation: 1}}),
+	}}
+	apply(t, m, []fsm.LogEntry{{Index: 1, Term: 1, Data: e.Encode()}})
+	if !m.State().Origins.Has("n1") {
+		t.Fatal("the batch is not remembered")
+	}
+	step(t, m, 1, fsm.RemoveNode{Node: "n1"})
+	if m.State().Origins.Has("n1") {
+		t.Error("the origin of a removed node is kept")
+	}
+}
