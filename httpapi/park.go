@@ -111,15 +111,22 @@ type parked struct {
 // park takes the request from net/http until over says so, or a time. It
 // reports false when the request has to wait where it is.
 func (c *call) park(f *feed, until time.Time, over func() bool, release func()) bool {
+	r := c.c.Request
+	at := connectionOf(r)
+	if at == nil {
+		return false
+	}
+	var head bytes.Buffer
+	_, _ = fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", at.method, r.RequestURI, r.Host)
+	_ = r.Header.Write(&head) // a buffer takes everything
+	head.WriteString("\r\n")
+	if head.Len() > maxHeaderBytes { // written anew it may be longer than it came, and would be refused
+		return false
+	}
 	conn, early, ok := c.takeConnection()
 	if !ok {
 		return false
 	}
-	r := c.c.Request
-	var head bytes.Buffer
-	_, _ = fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", connectionOf(r).method, r.RequestURI, r.Host)
-	_ = r.Header.Write(&head) // a buffer takes everything
-	head.WriteString("\r\n")
 	head.Write(early)
 	w := &parked{
 		waiter: waiter{conn: conn, feed: f}, head: bytes.Clone(head.Bytes()), again: &returned{c.requestID, c.begun}, until: until, over: over,

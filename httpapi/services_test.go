@@ -255,4 +255,15 @@ func TestWatchersAreBounded(t *testing.T) {
 	if httpapi.MaxWatchers >= httpapi.DefaultConnections {
 		t.Error("watchers can take every connection")
 	}
+	a := newAPI(t)
+	path := fmt.Sprintf("/v1/services/web?wait=1ms&index=%d", a.cluster.State().Index())
+	a.server.AddWatchers(httpapi.MaxWatchers)
+	for range 2 {
+		problem(t, a.do("GET", path, ""), 429, fsm.Exhausted)
+	}
+	a.server.AddWatchers(-1)
+	want[client.ServiceView](t, a.do("GET", path, ""), 200)
+	if n := a.server.Watchers(); n != httpapi.MaxWatchers-1 {
+		t.Errorf("%d watchers are left, want %d", n, httpapi.MaxWatchers-1)
+	}
 }
