@@ -317,21 +317,86 @@ func TestAQuestionEnds(t *testing.T) {
 func TestEdgesDoNotMakeQuestions(t *testing.T) {
 	w := &witness{by: "n3"}
 	inCourt(t, httpCheck, w, func(c *court) {
-		id := c.first().ID
-		for range 100 {
+		id, launched := c.first().ID, c.proposed("LaunchInstances")
+		for range 400 { // longer than a doubt may last, but each time it is another one
 			c.setSick(id, true)
 			elapse(time.Second)
 			c.setSick(id, false)
 			elapse(time.Second)
 		}
 		asked := w.questions(id)
-		if len(asked) < 4 || len(asked) > 7 {
-			t.Errorf("asked %d times in 200 s, want one in 30 s", len(asked))
+		if len(asked) < 20 || len(asked) > 27 {
+			t.Errorf("asked %d times in 800 s, want one in 30 s", len(asked))
+		}
+		if n := c.proposed("LaunchInstances") - launched; n != 0 {
+			t.Errorf("%d launches for an instance that answers", n)
 		}
 		for k := 1; k < len(asked); k++ {
 			if gap := asked[k].Sub(asked[k-1]); gap < askEvery {
 				t.Errorf("asked again after %s", gap)
 			}
+		}
+	})
+}
+
+// TestManyDoubtsAreAskedInTurn: a node that calls all its instances unhealthy
+// does not make a flood of questions, and all are asked in the end.
+func TestManyDoubtsAreAskedInTurn(t *testing.T) {
+	const many, atOnce = 150, 64
+	w := &witness{by: "n3", mute: true}
+	inCourt(t, httpCheck, w, func(c *court) {
+		c.must(t, group("web", many, 1, 2*many), fsm.SetDesired{Group: "web", To: many})
+		elapse(30 * time.Second)
+		if _, _, healthy := tally(c.State(), "web"); healthy != many {
+			t.Fatalf("%d healthy, want %d", healthy, many)
+		}
+		for id := range c.State().InstancesOf("web") {
+			c.setSick(id, true)
+		}
+		elapse(time.Second)
+		open := 0
+		w.set(func() { open = len(w.asked) })
+		if open != atOnce {
+			t.Errorf("%d questions at once, want %d", open, atOnce)
+		}
+		w.set(func() { w.mute = false })
+		elapse(20 * time.Second)
+		if n := len(c.r.Doubted()); n != many || c.r.Remembered() != many {
+			t.Errorf("%d doubted, %d remembered", n, c.r.Remembered())
+		}
+		for id, by := range c.r.Doubted() {
+			if by != "n3" {
+				t.Errorf("%s was not asked", id)
+			}
+			c.setSick(id, false)
+		}
+		elapse(askEvery + 20*time.Second)
+		if n := c.r.Remembered(); n != 0 {
+			t.Errorf("%d healthy instances are remembered", n)
+		}
+	})
+}
+
+// TestALongQuestionIsTheOnlyOne about its instance, whose health may change
+// meanwhile; its answer is about the row that was asked about.
+func TestALongQuestionIsTheOnlyOne(t *testing.T) {
+	w := &witness{by: "n3", err: errDead, mute: true}
+	check := httpCheck
+	check.Timeout = fsm.Duration(time.Minute)
+	inCourt(t, check, w, func(c *court) {
+		id := c.first().ID
+		c.setSick(id, true)
+		elapse(5 * time.Second)
+		c.setSick(id, false)
+		elapse(askEvery)
+		c.setSick(id, true)
+		elapse(20 * time.Second)
+		if n := len(w.questions(id)); n != 1 {
+			t.Errorf("%d questions at once", n)
+		}
+		elapse(10 * time.Second)
+		if n := len(w.questions(id)); n != 2 {
+			t.Errorf("asked %d times after the first question has ended, want 2", n)
 		}
 	})
 }
