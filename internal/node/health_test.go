@@ -1,7 +1,9 @@
 package node_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"github.com/pacelinehq/paceline/client"
 	"github.com/pacelinehq/paceline/fsm"
 	"github.com/pacelinehq/paceline/internal/node"
+	"github.com/pacelinehq/paceline/scaling/driver/fake"
 )
 
 const patience = 30 * time.Second
@@ -67,6 +70,7 @@ func group(name string, size int) fsm.PutGroup {
 func TestHealthAcrossNodes(t *testing.T) {
 	nodes := startNodes(t, true)
 	t.Run("heartbeats", func(t *testing.T) { heartbeats(t, nodes) })
+	t.Run("heartbeats of what has ended", func(t *testing.T) { endedBeats(t, nodes) })
 	t.Run("witness", func(t *testing.T) { witnesses(t, nodes) })
 }
 
@@ -96,12 +100,33 @@ func heartbeats(t *testing.T, nodes []*node.Node) {
 	if i := running(t, nodes[0], "beat", 1, fsm.Unhealthy)[0]; i.ID != away.ID || i.Reason != "its health check failed: the queue is stuck" {
 		t.Errorf("got %s: %q", i.ID, i.Reason)
 	}
+	if _, err := clientOf(t, nodes[0]).SendHeartbeat(t.Context(), waiting[1].ID, client.Heartbeat{Status: client.HeartbeatFail}); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range running(t, nodes[0], "beat", 2, fsm.Unhealthy) {
+		if i.ID != away.ID && i.Reason != "its health check failed: the instance says so" {
+			t.Errorf("got %s: %q", i.ID, i.Reason)
+		}
+	}
 	propose(t, nodes, template("none", fsm.HealthCheck{Type: fsm.CheckNone}), group("none", 3))
 	for _, i := range running(t, nodes[0], "none", 3, fsm.Healthy) {
 		_, err := clientOf(t, nodes[0]).SendHeartbeat(t.Context(), i.ID, client.Heartbeat{Status: client.HeartbeatPass})
 		if client.CodeOf(err) != fsm.Conflict || !strings.Contains(err.Error(), "takes no heartbeats") {
 			t.Errorf("an instance of %s without a ttl check: %v", i.Node, err)
 		}
+	}
+}
+
+// endedBeats: that an instance has ended is told though its node is gone.
+func endedBeats(t *testing.T, nodes []*node.Node) {
+	term := nodes[0].Cluster().Status().Term
+	propose(t, nodes, template("gone", fsm.HealthCheck{Type: fsm.CheckTTL}), group("gone", 0),
+		fsm.RegisterNode{Node: fsm.Node{Name: "n9", Incarnation: 1, Drivers: []string{"process"}}},
+		fsm.LaunchInstances{Group: "gone", Term: term, Launches: []fsm.Launch{{ID: "gone-1", Node: "n9"}}},
+		fsm.RemoveNode{Node: "n9"})
+	_, err := clientOf(t, nodes[0]).SendHeartbeat(t.Context(), "gone-1", client.Heartbeat{Status: client.HeartbeatPass})
+	if client.CodeOf(err) != fsm.Conflict || !strings.Contains(err.Error(), "is lost and takes no heartbeats") {
+		t.Errorf("an instance that is lost with its node: %v", err)
 	}
 }
 
@@ -135,6 +160,7 @@ func witnesses(t *testing.T, nodes []*node.Node) {
 			}
 		}
 	}
+	askedPastDeadNodes(t, nodes, healthy, full)
 	for _, i := range healthy { // as a node would that can not reach its instances
 		row, _ := nodes[0].Cluster().State().Nodes.Get(i.Node)
 		propose(t, nodes, fsm.ReportInstances{Node: i.Node, NodeIncarnation: row.Incarnation, Reports: []fsm.InstanceReport{
@@ -158,6 +184,65 @@ func witnesses(t *testing.T, nodes []*node.Node) {
 			t.Errorf("asked by %q: %v", by, err)
 		}
 	}
+}
+
+// askedPastDeadNodes: nodes that are not there are not tried in vain.
+func askedPastDeadNodes(t *testing.T, nodes []*node.Node, list []*fsm.Instance, c fsm.HealthCheck) {
+	dead := []string{"a1", "a2", "a3", "a4"}
+	for _, name := range dead {
+		propose(t, nodes, fsm.RegisterNode{Node: fsm.Node{Name: name, Incarnation: 1, Drivers: []string{"other"}}})
+	}
+	for _, i := range list {
+		for _, n := range nodes {
+			if n.Cluster().Status().Node != i.Node {
+				continue
+			}
+			if by, err := n.Ask(t.Context(), i, c); by == "" || err != nil {
+				t.Errorf("instance of %s: asked by %q, %v", i.Node, by, err)
+			}
+		}
+	}
+	for _, name := range dead {
+		propose(t, nodes, fsm.RemoveNode{Node: name})
+	}
+}
+
+// TestALoopbackAddressIsAskedWhereItIsMeant: a node whose instances listen
+// elsewhere would ask somebody else there.
+func TestALoopbackAddressIsAskedWhereItIsMeant(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for address, by := range map[string]string{"127.0.0.1": "n1", "192.0.2.1": ""} {
+		n := startOne(t, address)
+		check := (&fsm.Template{HealthCheck: &fsm.HealthCheck{Type: fsm.CheckTCP}}).CheckOrDefault()
+		for to, want := range map[string]string{l.Addr().String(): by, "": ""} {
+			if got, err := n.Ask(t.Context(), &fsm.Instance{ID: "i1", Node: "n2", Address: to}, check); got != want || err != nil {
+				t.Errorf("a node at %s asks %q: asked by %q, %v, want %q", address, to, got, err, want)
+			}
+		}
+	}
+}
+
+// startOne starts a cluster of one node, whose instances listen at an address.
+func startOne(t *testing.T, instances string) *node.Node {
+	t.Helper()
+	gossip := freeAddr(t)
+	cfg := node.Config{
+		Name: "n1", DataDir: t.TempDir(), PeerAddr: freeAddr(t), GossipAddr: gossip, BootstrapExpect: 1, Join: []string{gossip},
+		Logger: slog.New(slog.DiscardHandler), LogStore: "wal", InstanceAddress: instances,
+	}
+	n, err := node.New(cfg.WithDefaults(), node.Environment{NoAPI: true, Driver: fake.New("process", fake.Hooks{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Stop(context.Background()) })
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func eventually(t *testing.T, what string, holds func() bool) {
