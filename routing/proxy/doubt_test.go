@@ -45,6 +45,13 @@ func (f *fleet) mute() *raw {
 // for more.
 func dark(t testing.TB) string {
 	t.Helper()
+	addr, _ := darkUntil(t)
+	return addr
+}
+
+// darkUntil is dark until connections are taken from the queue.
+func darkUntil(t testing.TB) (addr string, queue *os.File) {
+	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -61,16 +68,16 @@ func dark(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := fmt.Sprint("127.0.0.1:", name.(*syscall.SockaddrInet4).Port)
+	addr = fmt.Sprint("127.0.0.1:", name.(*syscall.SockaddrInet4).Port)
 	for range 16 {
 		c, err := net.DialTimeout("tcp", addr, 100*time.Millisecond)
 		if err != nil {
-			return addr
+			return addr, file
 		}
 		t.Cleanup(func() { _ = c.Close() })
 	}
 	t.Skip("this system takes connections beyond the queue's length")
-	return ""
+	return "", nil
 }
 
 // crowd sends requests until some of them have been moved from an instance, and
