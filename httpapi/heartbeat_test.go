@@ -28,6 +28,8 @@ func TestHeartbeatsAreHandedOn(t *testing.T) {
 	if a.cluster.State().Index() != before {
 		t.Error("a heartbeat was written to the log")
 	}
+	longest := `{"status":"fail","output":"` + strings.Repeat("x", httpapi.MaxHeartbeatOutput) + `"}`
+	want[client.HeartbeatTaken](t, a.do("PUT", "/v1/instances/"+id+"/health", longest), 200)
 	hearts.Err = fsm.Errorf(fsm.Conflict, "instance", id, "has no ttl check")
 	problem(t, a.do("PUT", "/v1/instances/"+id+"/health", `{"status":"pass"}`), 409, fsm.Conflict)
 }

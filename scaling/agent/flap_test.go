@@ -258,6 +258,20 @@ func TestARestartGivesAFullTTL(t *testing.T) {
 		w.pass(time.Second)
 		w.want(t, "i1", fsm.Running, fsm.Unhealthy)
 	})
+	inBubble(t, ttl, func(w *world) { // and no more than that
+		w.launch("i1")
+		w.pass(time.Second)
+		w.beat("i1", nil)
+		w.pass(time.Millisecond)
+		w.stop()
+		w.epoch++
+		w.register()
+		w.start()
+		w.pass(9900 * time.Millisecond)
+		w.want(t, "i1", fsm.Running, fsm.Healthy)
+		w.pass(time.Second)
+		w.want(t, "i1", fsm.Running, fsm.Unhealthy)
+	})
 }
 
 func TestAnInstanceThatNeverSendsAHeartbeatFails(t *testing.T) {
