@@ -60,7 +60,7 @@ const typeEvents = "text/event-stream"
 // wantsStream reports whether the client asks for an answer that goes on. One
 // that asks for a head only would wait for ever for its end.
 func (c *call) wantsStream() bool {
-	return strings.Contains(c.c.Request.Header.Get("Accept"), typeEvents) && c.c.Request.Context().Value(headKey{}) == nil
+	return strings.Contains(c.c.Request.Header.Get("Accept"), typeEvents) && !wasHead(c.c.Request)
 }
 
 // keepEvent makes the filter of the request.

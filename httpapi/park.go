@@ -42,10 +42,9 @@ var errParked = errors.New("the request is parked")
 
 // connection is what the server knows of the connection of a request.
 type connection struct {
-	conn   net.Conn
-	home   func()    // see parkedConn; nil when it was not parked
-	method string    // of the present request, which may be HEAD
-	again  *returned // of a parked request that has returned, until it is served
+	conn  net.Conn
+	home  func()    // see parkedConn; nil when it was not parked
+	again *returned // of a parked request that has returned, until it is served
 }
 
 // returned is what stays the same when a parked request is served again.
@@ -111,13 +110,12 @@ type parked struct {
 // park takes the request from net/http until over says so, or a time. It
 // reports false when the request has to wait where it is.
 func (c *call) park(f *feed, until time.Time, over func() bool, release func()) bool {
-	r := c.c.Request
-	at := connectionOf(r)
-	if at == nil {
-		return false
+	r, method := c.c.Request, http.MethodGet
+	if wasHead(r) {
+		method = http.MethodHead
 	}
 	var head bytes.Buffer
-	_, _ = fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", at.method, r.RequestURI, r.Host)
+	_, _ = fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, r.RequestURI, r.Host)
 	_ = r.Header.Write(&head) // a buffer takes everything
 	head.WriteString("\r\n")
 	if head.Len() > maxHeaderBytes { // written anew it may be longer than it came, and would be refused

@@ -180,12 +180,13 @@ func (s *Server) OpenAPI() []byte { return s.openapi }
 // headKey is set in the context of a request that was HEAD.
 type headKey struct{}
 
+// wasHead reports whether a request was HEAD before it became GET.
+func wasHead(r *http.Request) bool { return r.Context().Value(headKey{}) != nil }
+
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if c := connectionOf(r); c != nil {
-		if c.method = r.Method; c.home != nil {
-			c.home()
-		}
+	if c := connectionOf(r); c != nil && c.home != nil {
+		c.home()
 	}
 	if r.Method == http.MethodHead {
 		// HEAD is GET without the body, which net/http leaves out by itself.

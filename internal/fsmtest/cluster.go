@@ -99,7 +99,11 @@ func (c *Cluster) apply(list []fsm.Envelope) (fsm.Outcome, error) {
 
 // publish needs mu.
 func (c *Cluster) publish(set fsm.ChangeSet) {
-	c.sets = append(c.sets[max(0, len(c.sets)-maxSets):], set)
+	if len(c.sets) >= maxSets {
+		c.lost = c.sets[0].Index
+		c.sets = c.sets[1:]
+	}
+	c.sets = append(c.sets, set)
 	close(c.news)
 	c.news = make(chan struct{})
 }
